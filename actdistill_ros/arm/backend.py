@@ -1,0 +1,56 @@
+"""The seam between driver and arm: joint commands in, joint feedback out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+
+class ArmError(RuntimeError):
+    """The arm cannot be reached or answers wrongly; the text says what was found and how to mend it."""
+
+
+@dataclass(frozen=True)
+class JointCommand:
+    """position_rad: (6,) target [rad]; gripper: opening, 0 closed … 1 open."""
+
+    position_rad: np.ndarray
+    gripper: float
+
+
+@dataclass(frozen=True)
+class JointFeedback:
+    """What the motors answered.
+
+    position_rad, velocity_rad_s, effort_nm: (6,); gripper: opening, 0 closed … 1 open;
+    stamp_s: when the answer was received (never when it was copied: a copy of frozen data looks fresh);
+    faults: motor name -> fault in words, empty when all is well.
+    """
+
+    position_rad: np.ndarray
+    velocity_rad_s: np.ndarray
+    effort_nm: np.ndarray
+    gripper: float
+    stamp_s: float
+    faults: dict[str, str]
+
+
+class ArmBackend(Protocol):
+    """One arm. Called from one thread: `connect`, then `send`/`read` every tick, then `close`."""
+
+    def connect(self) -> JointFeedback:
+        """Reach the motors and return where they are; no torque yet. Raises ArmError."""
+
+    def send(self, command: JointCommand) -> None:
+        """Position targets for this tick. Never blocks longer than one tick. Raises ArmError if the arm is gone."""
+
+    def read(self) -> JointFeedback:
+        """The newest feedback, possibly old: judge it by its stamp. Raises ArmError if the arm is gone."""
+
+    def damp(self) -> None:
+        """No position target any more, only damping; safe in every state and never raises."""
+
+    def close(self) -> None:
+        """Damp and let go of the arm; may be called twice."""
