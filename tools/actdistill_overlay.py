@@ -28,14 +28,16 @@ def activate() -> None:
     if not settings.is_file():
         return
     known = json.loads(settings.read_text())
-    overlay = Path(sys.prefix).parent / "install" / "actdistill_ros"
+    source = Path(sys.prefix).parent
+    overlay = source / "install" / "actdistill_ros"
     packages = overlay / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
     if not packages.is_dir():
         return
     os.environ.setdefault("ROS_DISTRO", known["ROS_DISTRO"])
     extend("AMENT_PREFIX_PATH", [str(overlay), *known["AMENT_PREFIX_PATH"]])
-    # Behind the source tree: there the modules are edited; the overlay only adds the generated messages.
-    sys.path.extend(path for path in [str(packages), *known["PYTHONPATH"]] if path not in sys.path)
+    # The source tree comes first: there the modules are edited; the overlay adds the generated messages.
+    paths = [str(source), str(packages), *known["PYTHONPATH"]]
+    sys.path.extend(path for path in paths if path not in sys.path)
     if not extend("LD_LIBRARY_PATH", [str(overlay / "lib"), *known["LD_LIBRARY_PATH"]]):
         return
     # The ROS wheels start Python again themselves, once, unless this mark says that they did.

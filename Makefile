@@ -1,0 +1,22 @@
+# The commands of this package; every one sets the machine up first, which takes a second once that is done.
+PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.13; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$python && break; done)
+
+.PHONY: setup test demo bench clean
+.NOTPARALLEL:
+
+setup:
+	@test -n "$(PYTHON)" || { echo "setup: needs Python 3.11, 3.12 or 3.13, found $$(python3 --version 2>&1). Install one, or name it: make setup PYTHON=/path/to/python3"; exit 2; }
+	@$(PYTHON) tools/setup.py
+
+test: setup
+	.venv/bin/python -m pytest
+
+demo: setup
+	.venv/bin/python tools/demo.py
+
+bench: setup
+	.venv/bin/actdistill bench images --json out/bench_images.json
+
+clean:
+	rm -rf build install log .venv
