@@ -46,7 +46,9 @@ def episode(seed: int, length: int | None = None) -> Episode:
 
 
 def writer(folder: Path, **changes) -> Writer:
-    return Writer.open(folder, **{"cameras": CAMERAS, "fps": 10, "robot": "arx5", "extras": EXTRAS, "episodes_per_file": 2, **changes})
+    return Writer.open(
+        folder, **{"cameras": CAMERAS, "fps": 10, "robot": "arx5", "extras": EXTRAS, "episodes_per_file": 2, **changes}
+    )
 
 
 @pytest.fixture
@@ -203,7 +205,9 @@ for seed in range({first}, {first} + 100):
 def start_recorder(folder: Path, first: int) -> subprocess.Popen:
     tests = Path(__file__).parent
     code = RECORD_UNTIL_KILLED.format(tests=str(tests), root=str(tests.parent), folder=str(folder), first=first)
-    return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
 
 
 def advance(recorder: subprocess.Popen, episodes: int) -> None:
@@ -253,7 +257,10 @@ def test_two_recorders_at_once_make_one_data_set_even_if_one_dies(tmp_path):
     assert {row.seed for row in data.episodes} >= {0, 1, 50, 100, 101, 102, 103}
     for row in data.episodes:
         assert np.array_equal(data.columns("action")[row.start : row.stop], episode(row.seed).action)
-        assert np.abs(data.frames("wrist")[row.start : row.stop].astype(int) - episode(row.seed).images["wrist"]).mean() < 2
+        assert (
+            np.abs(data.frames("wrist")[row.start : row.stop].astype(int) - episode(row.seed).images["wrist"]).mean()
+            < 2
+        )
 
 
 def test_an_interrupt_in_the_middle_of_an_episode_keeps_the_ones_before_it(tmp_path):

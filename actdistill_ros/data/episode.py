@@ -24,7 +24,9 @@ class Extra:
 
     def __post_init__(self) -> None:
         if 0 in self.shape or self.shape == (1,) or len(self.shape) > 2:
-            raise DataError(f"an extra of shape {self.shape} cannot be stored: use () for one number, (k,) or (k, m) with k > 1.")
+            raise DataError(
+                f"an extra of shape {self.shape} cannot be stored: use () for one number, (k,) or (k, m) with k > 1."
+            )
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def check(
     state: int = len(STATE_NAMES),
     action: int = ACTION_DIM,
 ) -> None:
-    """Raise DataError unless `episode` has exactly these cameras (name -> (H, W)) and extras, all finite and of one length."""
+    """Raise DataError unless `episode` has exactly these cameras (name -> (H, W)) and extras, finite and of one length."""
     length = len(episode)
     if not length:
         raise DataError("the episode has no frames; record at least one.")
@@ -76,9 +78,13 @@ def check(
         if not np.can_cast(value.dtype, dtype, "same_kind"):
             raise DataError(f"episode {name} is {value.dtype}, expected {dtype}.")
         if dtype.kind == "f" and not np.isfinite(value).all():
-            raise DataError(f"episode {name} has values that are not finite in frame {int(np.argwhere(~np.isfinite(value))[0, 0])}.")
+            raise DataError(
+                f"episode {name} has values that are not finite in frame {int(np.argwhere(~np.isfinite(value))[0, 0])}."
+            )
 
 
 def _same_names(what: str, found: Mapping, expected: Mapping) -> None:
     if set(found) != set(expected):
-        raise DataError(f"the episode has {what} {sorted(found)}, the data set {sorted(expected)}; record the same ones in both.")
+        raise DataError(
+            f"the episode has {what} {sorted(found)}, the data set {sorted(expected)}; record the same ones in both."
+        )

@@ -31,7 +31,12 @@ def rebuild(folder: Path) -> None:
         for number in layout.file_numbers(folder):
             _number_file(folder, number, info, tasks, rows, columns)
         episodes, frames = len(rows), rows[-1]["dataset_to_index"] if rows else 0
-        info |= {"total_episodes": episodes, "total_frames": frames, "total_tasks": len(tasks), "splits": {"train": f"0:{episodes}"}}
+        info |= {
+            "total_episodes": episodes,
+            "total_frames": frames,
+            "total_tasks": len(tasks),
+            "splits": {"train": f"0:{episodes}"},
+        }
         if rows:
             statistics = {name: _statistics(np.concatenate(parts)) for name, parts in columns.items()}
             statistics |= _image_statistics([row.pop("images") for row in rows])
@@ -48,11 +53,16 @@ def read_info(folder: Path) -> dict:
     try:
         info = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
-        raise DataError(f"{folder} is no data set: {layout.INFO} is missing. Give the folder that holds meta/, data/ and videos/.") from None
+        raise DataError(
+            f"{folder} is no data set: {layout.INFO} is missing. Give the folder that holds meta/, data/ and videos/."
+        ) from None
     except json.JSONDecodeError as error:
         raise DataError(f"{path} is not JSON ({error}); copy the data set again.") from error
     if info.get("codebase_version") != layout.VERSION:
-        raise DataError(f"{path} says version {info.get('codebase_version')!r}, this package reads {layout.VERSION!r}; convert the data set.")
+        raise DataError(
+            f"{path} says version {info.get('codebase_version')!r}, this package reads {layout.VERSION!r}; "
+            "convert the data set."
+        )
     return info
 
 
@@ -66,13 +76,17 @@ def read_table(path: Path, what: str) -> pa.Table:
         raise DataError(f"{what} {path} cannot be read ({error}); it was cut or damaged, copy it again.") from error
 
 
-def _number_file(folder: Path, number: int, info: dict, tasks: dict[str, int], rows: list[dict], columns: dict[str, list]) -> None:
-    """Append the file's episodes to `rows` and its columns to `columns`; rewrite the file if its counters are others."""
+def _number_file(
+    folder: Path, number: int, info: dict, tasks: dict[str, int], rows: list[dict], columns: dict[str, list]
+) -> None:
+    """Append the file's episodes to `rows`, its columns to `columns`; rewrite the file if its counters are others."""
     path = layout.data_file(folder, number)
     table = read_table(path, "data file")
     entries = json.loads((table.schema.metadata or {}).get(METADATA, b"null"))
     if entries is None:
-        raise DataError(f"{path} was not written by this package, so its episodes are unknown; keep foreign files out of {folder}.")
+        raise DataError(
+            f"{path} was not written by this package, so its episodes are unknown; keep foreign files out of {folder}."
+        )
     first, start = len(rows), rows[-1]["dataset_to_index"] if rows else 0
     lengths = [entry["length"] for entry in entries]
     numbers = [tasks.setdefault(entry["instruction"], len(tasks)) for entry in entries]
@@ -125,7 +139,10 @@ def _statistics(values: np.ndarray) -> dict[str, list]:
     wide = values.reshape(len(values), -1).astype(np.float64)
     shape = values.shape[1:] or (1,)
     found = {"min": wide.min(0), "max": wide.max(0), "mean": wide.mean(0), "std": wide.std(0)}
-    found |= {f"q{round(q * 100):02d}": quantile for q, quantile in zip(QUANTILES, np.quantile(wide, QUANTILES, axis=0), strict=True)}
+    found |= {
+        f"q{round(q * 100):02d}": quantile
+        for q, quantile in zip(QUANTILES, np.quantile(wide, QUANTILES, axis=0), strict=True)
+    }
     return {name: value.reshape(shape).tolist() for name, value in found.items()} | {"count": [len(values)]}
 
 
@@ -143,5 +160,7 @@ def _image_statistics(episodes: list[Mapping[str, dict]]) -> dict[str, dict]:
             "mean": mean,
             "std": deviation,
         }
-        result[layout.IMAGES + camera] = {name: value.reshape(3, 1, 1).tolist() for name, value in found.items()} | {"count": [count]}
+        result[layout.IMAGES + camera] = {name: value.reshape(3, 1, 1).tolist() for name, value in found.items()} | {
+            "count": [count]
+        }
     return result

@@ -102,7 +102,8 @@ def tasks_table(tasks: Iterable[str]) -> pa.Table:
 
 _PANDAS_INDEX = (
     '{"index_columns": ["task"], "column_indexes": [], "columns": ['
-    '{"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64", "metadata": null},'
+    '{"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64",'
+    ' "metadata": null},'
     '{"name": "task", "field_name": "task", "pandas_type": "unicode", "numpy_type": "object", "metadata": null}],'
     '"creator": {"library": "pyarrow", "version": "1"}, "pandas_version": "2.0.0"}'
 )

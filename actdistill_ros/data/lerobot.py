@@ -1,9 +1,9 @@
 """Data sets in the LeRobotDataset v3 layout: what others import.
 
-    meta/info.json, stats.json, tasks.parquet, episodes/chunk-000/file-000.parquet
-    data/chunk-000/file-000.parquet                            many episodes per file
-    videos/observation.images.<camera>/chunk-000/file-000.mp4  the same episodes, end to end
-    cache/                                                     decoded frames, ours; delete it when you like
+meta/info.json, stats.json, tasks.parquet, episodes/chunk-000/file-000.parquet
+data/chunk-000/file-000.parquet                            many episodes per file
+videos/observation.images.<camera>/chunk-000/file-000.mp4  the same episodes, end to end
+cache/                                                     decoded frames, ours; delete it when you like
 """
 
 from actdistill_ros.data.episode import DataError, Episode, Extra

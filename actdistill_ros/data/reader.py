@@ -54,18 +54,25 @@ class Dataset:
         folder = Path(folder)
         info = read_info(folder)
         if not info["total_episodes"]:
-            raise DataError(f"{folder} has no episodes yet; record some, or call data.index.rebuild if a recording was cut off.")
+            raise DataError(
+                f"{folder} has no episodes yet; record some, or call data.index.rebuild if a recording was cut off."
+            )
         table = read_table(folder / layout.EPISODES, "episodes table")
         cameras = [key.removeprefix(layout.IMAGES) for key in layout.video_keys(info["features"])]
-        rows = tuple(sorted((_row(line, cameras, info["fps"]) for line in table.to_pylist()), key=lambda row: row.index))
+        rows = tuple(
+            sorted((_row(line, cameras, info["fps"]) for line in table.to_pylist()), key=lambda row: row.index)
+        )
         known, present = {row.data for row in rows}, set(layout.file_numbers(folder))
         if len(rows) != info["total_episodes"] or known - present:
             raise DataError(
                 f"{folder} promises {info['total_episodes']} episodes, its table has {len(rows)}, and data files "
-                f"{sorted(known - present) or 'none'} are missing; copy it again, or call data.index.rebuild to go on without them."
+                f"{sorted(known - present) or 'none'} are missing; copy it again, "
+                "or call data.index.rebuild to go on without them."
             )
         if present - known:
-            raise DataError(f"{folder} has data files {sorted(present - known)} that meta/ does not know; call data.index.rebuild.")
+            raise DataError(
+                f"{folder} has data files {sorted(present - known)} that meta/ does not know; call data.index.rebuild."
+            )
         return cls(folder, info, rows)
 
     def __len__(self) -> int:
@@ -79,7 +86,9 @@ class Dataset:
         tables = [self._data(number).select([name]) for number in sorted({row.data for row in self.episodes})]
         values = layout.from_column(pa.concat_tables(tables)[name], features[name])
         if len(values) != len(self):
-            raise DataError(f"{self.folder} has {len(values)} values of {name}, its table promises {len(self)}; copy it again.")
+            raise DataError(
+                f"{self.folder} has {len(values)} values of {name}, its table promises {len(self)}; copy it again."
+            )
         return values
 
     def episode_index(self, frame: int | np.ndarray) -> np.ndarray:
@@ -93,7 +102,7 @@ class Dataset:
     def frames(self, camera: str, size: int | None = None, cache: bool = True) -> np.ndarray:
         """All frames of a camera, (N, size, size, 3) uint8 RGB as the policy sees them, or as recorded without `size`.
 
-        With `cache` they are decoded once into a file under cache/, named by the content of the videos, and mapped from it.
+        With `cache` they are decoded once into a file under cache/, named by the content of the videos, and mapped.
         """
         height, width = self._camera_shape(camera)
         shape = (len(self), *((size, size) if size else (height, width)), 3)
@@ -123,7 +132,9 @@ class Dataset:
         images = {}
         for camera in self.cameras:
             number, start = row.files[camera]
-            images[camera] = np.stack(list(decode(layout.video_file(self.folder, camera, number), start, row.stop - row.start)))
+            images[camera] = np.stack(
+                list(decode(layout.video_file(self.folder, camera, number), start, row.stop - row.start))
+            )
         extras = {name: value for name, value in values.items() if name not in known}
         return Episode(images, values[layout.STATE], values[layout.ACTION], row.instruction, row.seed, extras, row.meta)
 
@@ -137,7 +148,7 @@ class Dataset:
         return height, width
 
     def _runs(self, camera: str) -> Iterator[tuple[int, int, int, int]]:
-        """(video file, first frame in it, frames, first frame in the data set): episodes that lie in a row, read in one go."""
+        """(video file, first frame in it, frames, first frame in the data set) of episodes that lie in a row."""
         run: tuple[int, int, int, int] | None = None
         for row in self.episodes:
             number, offset = row.files[camera]
@@ -154,7 +165,9 @@ class Dataset:
     def _decode_into(self, array: np.ndarray, camera: str, size: int | None) -> np.ndarray:
         spec = CameraSpec(camera, size, *self._camera_shape(camera)) if size else None
         for number, offset, length, start in self._runs(camera):
-            for position, image in enumerate(decode(layout.video_file(self.folder, camera, number), offset, length), start):
+            for position, image in enumerate(
+                decode(layout.video_file(self.folder, camera, number), offset, length), start
+            ):
                 array[position] = policy_view(image, spec) if spec else image
         return array
 

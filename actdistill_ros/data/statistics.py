@@ -22,10 +22,13 @@ def compute(actions: np.ndarray) -> Statistics:
     """
     flat = np.asarray(actions, dtype=np.float64)
     if flat.ndim not in (2, 3) or flat.shape[-1] != ACTION_DIM or not flat.size:
-        raise DataError(f"statistics need actions (N, {ACTION_DIM}) or chunks (N, K, {ACTION_DIM}) with N > 0, found {flat.shape}.")
+        raise DataError(
+            f"statistics need actions (N, {ACTION_DIM}) or chunks (N, K, {ACTION_DIM}) with N > 0, found {flat.shape}."
+        )
     flat = flat.reshape(-1, ACTION_DIM)
     if not np.isfinite(flat).all():
-        raise DataError(f"{int((~np.isfinite(flat).all(1)).sum())} of {len(flat)} actions are not finite; remove them before training.")
+        broken = int((~np.isfinite(flat).all(1)).sum())
+        raise DataError(f"{broken} of {len(flat)} actions are not finite; remove them before training.")
     q01, q99 = np.quantile(flat, [0.01, 0.99], axis=0)
     smallest = np.zeros(ACTION_DIM)
     smallest[TRANSLATION], smallest[ROTATION] = TRANSLATION_RANGE_MIN_M, ROTATION_RANGE_MIN_RAD

@@ -22,7 +22,9 @@ BT601_PRIMARIES = BT601_TRANSFER = 6
 class Encoder:
     """One video being written; `frames` counts what went in. Nothing is playable before `close`."""
 
-    def __init__(self, path: Path, height: int, width: int, fps: int, crf: int = CRF, key_every: int = KEY_EVERY) -> None:
+    def __init__(
+        self, path: Path, height: int, width: int, fps: int, crf: int = CRF, key_every: int = KEY_EVERY
+    ) -> None:
         if height % 2 or width % 2:
             raise DataError(f"video frames of {height}x{width} cannot be stored: both sides must be even.")
         self.frames = 0
@@ -31,7 +33,7 @@ class Encoder:
         options = {"crf": str(crf), "preset": "veryfast", "g": str(key_every), "bf": "0"}
         self._stream = self._container.add_stream("libx264", rate=fps, options=options)
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, PIXELS
-        # One thread: several encoders and a simulator share the cores, and threads cost more than they give on small frames.
+        # One thread: encoders and a simulator share the cores; on small frames threads cost more than they give.
         context = self._stream.codec_context
         context.thread_count = 1
         # Readers must turn the very colours back that were put in, whatever they assume for untagged files.
@@ -76,9 +78,13 @@ def decode(path: Path, start: int = 0, count: int | None = None) -> Iterator[np.
                 yield cv2.cvtColor(frame.to_ndarray(format=PIXELS), cv2.COLOR_YUV2RGB_I420)
                 given += 1
     except (av.FFmpegError, IndexError) as error:
-        raise DataError(f"video {path} cannot be decoded after {given} frames ({error}); it was cut or damaged.") from error
+        raise DataError(
+            f"video {path} cannot be decoded after {given} frames ({error}); it was cut or damaged."
+        ) from error
     if count is not None and given < count:
-        raise DataError(f"video {path} gave {given} frames from frame {start} on, expected {count}; it was cut or damaged.")
+        raise DataError(
+            f"video {path} gave {given} frames from frame {start} on, expected {count}; it was cut or damaged."
+        )
 
 
 def _planes(image: np.ndarray) -> np.ndarray:

@@ -26,7 +26,13 @@ class Writer:
     """
 
     def __init__(
-        self, folder: Path, cameras: Mapping, fps: int, extras: Mapping[str, Extra], widths: tuple[int, int], per_file: int
+        self,
+        folder: Path,
+        cameras: Mapping,
+        fps: int,
+        extras: Mapping[str, Extra],
+        widths: tuple[int, int],
+        per_file: int,
     ) -> None:
         self.folder, self.seeds = folder, finished_seeds(folder)
         self._cameras, self._fps, self._extras = dict(cameras), fps, dict(extras)
@@ -53,13 +59,16 @@ class Writer:
         Raises DataError if the folder has a data set of other features, or has one and `resume` is False.
         """
         folder = Path(folder)
-        extras = {name: extra if isinstance(extra, Extra) else Extra(tuple(extra)) for name, extra in (extras or {}).items()}
+        extras = {
+            name: extra if isinstance(extra, Extra) else Extra(tuple(extra)) for name, extra in (extras or {}).items()
+        }
         features = layout.features(cameras, fps, extras, state_names, action_names)
         info = {
             "codebase_version": layout.VERSION, "robot_type": robot, "fps": fps,
             "total_episodes": 0, "total_frames": 0, "total_tasks": 0,
             "chunks_size": layout.FILES_PER_CHUNK, "data_files_size_in_mb": 100, "video_files_size_in_mb": 200,
-            "splits": {"train": "0:0"}, "data_path": layout.DATA_PATH, "video_path": layout.VIDEO_PATH, "features": features,
+            "splits": {"train": "0:0"}, "data_path": layout.DATA_PATH, "video_path": layout.VIDEO_PATH,
+            "features": features,
         }  # fmt: skip
         with folder_lock(folder):
             if not (folder / layout.INFO).exists():
@@ -113,8 +122,12 @@ def finished_seeds(folder: Path | str) -> frozenset[int]:
 def _check_same(found: dict, wanted: dict, folder: Path) -> None:
     for name in ("fps", "robot_type"):
         if found[name] != wanted[name]:
-            raise DataError(f"{folder} has {name} {found[name]!r}, to be added is {wanted[name]!r}; give another folder.")
+            raise DataError(
+                f"{folder} has {name} {found[name]!r}, to be added is {wanted[name]!r}; give another folder."
+            )
     for name in sorted(found["features"].keys() | wanted["features"].keys()):
         old, new = found["features"].get(name), wanted["features"].get(name)
         if old != new:
-            raise DataError(f"{folder} has {name} as {old}, to be added is {new}; give another folder or record the same.")
+            raise DataError(
+                f"{folder} has {name} as {old}, to be added is {new}; give another folder or record the same."
+            )
