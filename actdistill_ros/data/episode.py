@@ -58,7 +58,7 @@ def check(
     state: int = len(STATE_NAMES),
     action: int = ACTION_DIM,
 ) -> None:
-    """Raise DataError unless `episode` has exactly these cameras (name -> (H, W)) and extras, finite and of one length."""
+    """Raise DataError unless `episode` has exactly these cameras (name -> (H, W)) and extras, finite, of one length."""
     length = len(episode)
     if not length:
         raise DataError("the episode has no frames; record at least one.")
