@@ -1,0 +1,235 @@
+"""The node graph, described once: launch files and `actdistill up` read it and nothing else."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from actdistill_ros import run_folder
+from actdistill_ros.contract import contract
+from actdistill_ros.contract.contract import Contract
+from actdistill_ros.sim.layout import CAMERAS as SIM_CAMERAS
+
+PACKAGE = "actdistill_ros"
+DRIVER = "arm_driver_node"
+NAMESPACE = re.compile(r"/?[A-Za-z]\w*(/[A-Za-z]\w*)*", re.ASCII)
+Parameter = bool | int | float | str | tuple[str, ...]
+
+
+class BringupError(ValueError):
+    """An argument that does not fit; raised before any node starts, the text says how to mend it."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One launch argument; every value is a string, as launch gives it."""
+
+    name: str
+    meaning: str
+    default: str
+    choices: tuple[str, ...] = ()
+
+
+ARGUMENTS = (
+    Argument("hardware", "which arm: the simulated world, the vendor SDK over an emulated bus, or the real arm", "sim",
+             ("sim", "sdk_sim", "real")),
+    Argument("checkpoint", "folder of the policy, relative to here or to the package", "models/tabletop-teacher"),
+    Argument("instruction", "what the arm should do, in words; empty: wait for execute_task", ""),
+    Argument("namespace", "ROS namespace of every node, for example left_arm; empty: none", ""),
+    Argument("cameras", "names of the cameras, comma separated; empty: those of the checkpoint", ""),
+    Argument("rviz", "show the arm in RViz", "false", ("false", "true")),
+    Argument("record", "new video file (.mp4) for the overlay image; empty: record nothing", ""),
+    Argument("log_level", "least severe message that the nodes log", "info", ("debug", "info", "warn", "error", "fatal")),
+    Argument("task", "task that the simulated scene is set for", "bowl", ("lift", "bowl", "push", "stack")),
+    Argument("suite", "how the simulated scene is set and how it looks", "tabletop", ("tabletop", "tabletop-hard")),
+    Argument("seed", "seed of the simulated scene, 0 or more", "0"),
+    Argument("autostart", "nodes configure and activate themselves; false: a lifecycle manager does", "true", ("true", "false")),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """One process of the graph.
+
+    parameters, remappings: for ROS nodes. arguments: command line of a process that is no ROS node (`ros` is False).
+    ready: a line on its standard output that the nodes after it wait for. essential: its end takes the graph down.
+    """
+
+    executable: str
+    name: str
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    remappings: Mapping[str, str] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
+    package: str = PACKAGE
+    ros: bool = True
+    ready: str | None = None
+    essential: bool = True
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Processes in the order in which they start; they stop in the reverse order, so the arm's driver outlives its masters.
+
+    namespace: absolute, "/" if none. folder: where this graph keeps its sockets and parameter files, not made yet.
+    environment: variables that the user did not set. notes: what is left out, and why.
+    """
+
+    nodes: tuple[NodeSpec, ...]
+    namespace: str
+    log_level: str
+    folder: Path
+    environment: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+    def ros_arguments(self, node: NodeSpec, parameters: Path) -> list[str]:
+        """Command line that names a ROS node, places it in the namespace and gives it its parameter file."""
+        pairs = {"__node": node.name, **({"__ns": self.namespace} if self.namespace != "/" else {}), **node.remappings}
+        remaps = [word for old, new in pairs.items() for word in ("-r", f"{old}:={new}")]
+        return ["--ros-args", *remaps, "--params-file", str(parameters), "--log-level", self.log_level]
+
+
+def share() -> Path:
+    """Folder that holds config/, launch/, models/ and urdf/: the source tree, or where colcon installed them."""
+    source = Path(__file__).resolve().parent.parent
+    prefixes = [Path(entry) for entry in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if entry]
+    for folder in [source, *(prefix / "share" / PACKAGE for prefix in prefixes)]:
+        if (folder / "config" / "fastdds_profile.xml").is_file():
+            return folder
+    raise BringupError(f"config/ of {PACKAGE} is neither in {source} nor below AMENT_PREFIX_PATH. Run make setup or colcon build.")
+
+
+def find_executable(package: str, executable: str) -> Path | None:
+    """Where `ros2 run package executable` would find it; for this package also beside the Python that runs now."""
+    prefixes = [entry for entry in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if entry]
+    folders = [str(Path(prefix) / "lib" / package) for prefix in prefixes]
+    found = shutil.which(executable, path=os.pathsep.join(folders)) if folders else None
+    return Path(found) if found else None
+
+
+def plan(
+    values: Mapping[str, str],
+    find: Callable[[str, str], Path | None] = find_executable,
+    environment: Mapping[str, str] = os.environ,
+) -> Graph:
+    """The graph for these argument values (missing ones take their defaults).
+
+    Raises BringupError or ContractError if any value does not fit; nothing is started and nothing is written.
+    """
+    value = _complete(values)
+    hardware = value["hardware"]
+    if hardware != "sim":
+        raise BringupError(f"hardware:={hardware} needs a driver backend that this version does not have yet. Use hardware:=sim.")
+    base = share()
+    namespace = _namespace(value["namespace"])
+    checkpoint, promise = _checkpoint(value["checkpoint"], base)
+    cameras = _cameras(value["cameras"], promise, checkpoint)
+    record = _record(value["record"])
+    folder = run_folder.path(namespace, environment)
+    autostart = value["autostart"] == "true"
+    nodes = [
+        _sim_world(value, cameras, folder),
+        NodeSpec(DRIVER, DRIVER, {"hardware": hardware, "sim_endpoint": str(folder), "autostart": autostart}),
+        NodeSpec("camera_node", "camera_node",
+                 {"backend": hardware, "cameras": cameras, "sim_endpoint": str(folder), "autostart": autostart}),
+        NodeSpec("inference_node", "inference_node",
+                 {"checkpoint": str(checkpoint), "instruction": value["instruction"], "cameras": cameras, "autostart": autostart}),
+        NodeSpec("monitor_node", "monitor_node",
+                 {"camera": cameras[0], "autostart": autostart, **({"record": record} if record else {})}),
+    ]  # fmt: skip
+    picture, notes = _picture(value["rviz"] == "true", base, find)
+    defaults = {
+        "FASTDDS_DEFAULT_PROFILES_FILE": str(base / "config" / "fastdds_profile.xml"),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+    }
+    missing = {name: text for name, text in defaults.items() if not environment.get(name)}
+    return Graph((*nodes, *picture), namespace, value["log_level"], folder, missing, notes)
+
+
+def _complete(values: Mapping[str, str]) -> dict[str, str]:
+    known = {argument.name: argument for argument in ARGUMENTS}
+    for name in values:
+        if name not in known:
+            raise BringupError(f"unknown argument {name!r}; known: {', '.join(known)}.")
+    value = {name: values.get(name, argument.default) for name, argument in known.items()}
+    for name, argument in known.items():
+        if argument.choices and value[name] not in argument.choices:
+            raise BringupError(f"{name}:={value[name]} is not one of {', '.join(argument.choices)}.")
+    if not re.fullmatch(r"\d{1,9}", value["seed"]):
+        raise BringupError(f"seed:={value['seed']} is not a whole number from 0 to 999999999.")
+    return value
+
+
+def _namespace(text: str) -> str:
+    if text in ("", "/"):
+        return "/"
+    if not NAMESPACE.fullmatch(text):
+        raise BringupError(
+            f"namespace:={text} is not a ROS name: letters, digits and _ between slashes, each part begins with a letter. "
+            "For example namespace:=left_arm."
+        )
+    return "/" + text.lstrip("/")
+
+
+def _checkpoint(text: str, base: Path) -> tuple[Path, Contract]:
+    for folder in (Path(text).expanduser(), base / text):
+        if folder.is_dir():
+            return folder.resolve(), contract.load(folder.resolve())
+    found = sorted(str(path.parent.relative_to(base)) for path in base.glob(f"models/*/{contract.FILE}"))
+    raise BringupError(
+        f"checkpoint:={text} is no folder, neither here ({Path.cwd()}) nor in {base}. Bundled: {', '.join(found) or 'none'}."
+    )
+
+
+def _cameras(text: str, promise: Contract, checkpoint: Path) -> tuple[str, ...]:
+    needed = tuple(camera.name for camera in promise.cameras)
+    given = tuple(name.strip() for name in text.split(",")) if text else needed
+    for name in given:
+        if name not in SIM_CAMERAS:
+            raise BringupError(f"cameras:={text or ','.join(given)}: the simulated world has no camera {name!r}; "
+                               f"it has {', '.join(SIM_CAMERAS)}.")  # fmt: skip
+    if len(set(given)) != len(given):
+        raise BringupError(f"cameras:={text} names a camera twice.")
+    if not set(needed) <= set(given):
+        raise BringupError(
+            f"checkpoint {checkpoint} expects cameras {', '.join(needed)}; this graph has {', '.join(given)} only. "
+            f"Pass cameras:={','.join(needed)} or leave it out."
+        )
+    return given
+
+
+def _record(text: str) -> str:
+    if not text:
+        return ""
+    path = Path(text).expanduser().absolute()
+    if path.suffix != ".mp4" or path.exists() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise BringupError(f"record:={text} is not a new .mp4 file in a folder that exists and can be written.")
+    return str(path)
+
+
+def _sim_world(value: Mapping[str, str], cameras: tuple[str, ...], folder: Path) -> NodeSpec:
+    options = {"endpoint": str(folder), "cameras": ",".join(cameras)} | {key: value[key] for key in ("suite", "task", "seed")}
+    arguments = tuple(word for name, text in options.items() for word in (f"--{name}", text))
+    return NodeSpec("sim_world", "sim_world", arguments=arguments, ros=False, ready="ready")
+
+
+def _picture(rviz: bool, base: Path, find: Callable[[str, str], Path | None]) -> tuple[tuple[NodeSpec, ...], tuple[str, ...]]:
+    """What shows the arm: its moving frames where the machine can publish them, RViz where it is asked for."""
+    if rviz and not find("rviz2", "rviz2"):
+        raise BringupError(
+            "rviz:=true, but RViz is not installed here. Install the rviz2 package of your ROS distribution "
+            "(sudo apt-get install ros-$ROS_DISTRO-rviz2) or leave rviz out."
+        )
+    nodes, notes = [], []
+    description = next(iter(sorted((base / "urdf").glob("*.urdf"))), None)
+    if description and find("robot_state_publisher", "robot_state_publisher"):
+        nodes.append(NodeSpec("robot_state_publisher", "robot_state_publisher",
+                              {"robot_description": description.read_text()}, package="robot_state_publisher"))  # fmt: skip
+    else:
+        notes.append("no robot_state_publisher here: /tf and /robot_description stay silent, everything else works")
+    if rviz:
+        nodes.append(NodeSpec("rviz2", "rviz2", arguments=("-d", str(base / "config" / "arm.rviz")), package="rviz2", essential=False))
+    return tuple(nodes), tuple(notes)

@@ -1,0 +1,120 @@
+"""The node graph for `ros2 launch`; it is described in actdistill_ros/bringup.py, here it only becomes launch actions."""
+
+import os
+from functools import partial
+
+from launch import LaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    ExecuteProcess,
+    LogInfo,
+    OpaqueFunction,
+    RegisterEventHandler,
+    SetEnvironmentVariable,
+)
+from launch.event_handlers import OnProcessExit, OnProcessIO
+from launch.events import Shutdown
+from launch_ros.actions import Node
+
+from actdistill_ros import bringup
+from actdistill_ros.run_folder import RunFolder
+from actdistill_ros.supervisor import HOLD_S, locate
+
+
+def generate_launch_description():
+    """Declare the arguments of bringup; what follows from their values is planned when they are known."""
+    arguments = [
+        DeclareLaunchArgument(
+            argument.name,
+            default_value=argument.default,
+            description=argument.meaning,
+            choices=list(argument.choices) or None,
+        )
+        for argument in bringup.ARGUMENTS
+    ]
+    return LaunchDescription([*arguments, OpaqueFunction(function=start)])
+
+
+def start(context):
+    """Plan, lock the namespace, then start the processes in order. Raises before any of them if a value does not fit."""
+    values = {argument.name: context.launch_configurations[argument.name] for argument in bringup.ARGUMENTS}
+    graph = bringup.plan(values)
+    executables = {node.name: locate(node) for node in graph.nodes}
+    folder = RunFolder(graph.folder)
+    # The lock lives as long as this launch.
+    context.extend_globals({"actdistill_run_folder": folder})
+    settings = [SetEnvironmentVariable(name, text) for name, text in graph.environment.items()]
+    notes = [LogInfo(msg=note) for note in graph.notes]
+    return [*settings, *notes, OpaqueFunction(function=refuse_a_second_graph, args=[graph]),
+            *launch_from(graph, folder, executables, 0)]  # fmt: skip
+
+
+def refuse_a_second_graph(context, graph):
+    """Nodes of the same names in another graph of this domain would command the same arm."""
+    from actdistill_ros.nodes.hold import Holder
+
+    os.environ.update(context.environment)
+    holder = Holder(graph.namespace)
+    if others := holder.others(tuple(node.name for node in graph.nodes)):
+        holder.close()
+        raise bringup.BringupError(f"{', '.join(others)} run already in namespace {graph.namespace}. Stop them or choose another.")
+    context.extend_globals({"actdistill_holder": holder})
+
+
+def launch_from(graph, folder, executables, first):
+    """Actions of the nodes from number `first` on, up to one that the others must wait for."""
+    actions = []
+    for number, node in enumerate(graph.nodes[first:], first):
+        process = action_of(graph, folder, node, executables[node.name])
+        if node.essential:
+            actions.append(RegisterEventHandler(OnProcessExit(target_action=process, on_exit=partial(take_down, node=node))))
+        if node.ready:
+            follow = partial(launch_from, graph, folder, executables, number + 1)
+            waiter = WhenItSays(node.ready, follow)
+            actions += [RegisterEventHandler(OnProcessIO(target_action=process, on_stdout=waiter)), process]
+            return actions
+        actions.append(process)
+    return actions
+
+
+class WhenItSays:
+    """Calls `follow` for more actions once, when a line of output is exactly `line`."""
+
+    def __init__(self, line, follow):
+        self.line, self.follow, self.text, self.done = line, follow, "", False
+
+    def __call__(self, event):
+        self.text = (self.text + event.text.decode(errors="replace"))[-4096:]
+        if self.done or self.line not in self.text.splitlines():
+            return None
+        self.done = True
+        return self.follow()
+
+
+def action_of(graph, folder, node, executable):
+    """The launch action of one process."""
+    if not node.ros:
+        return ExecuteProcess(cmd=[str(executable), *node.arguments], name=node.name, output="screen")
+    parameters = folder.write_parameters(node.name, node.parameters)
+    return Node(
+        package=node.package,
+        executable=node.executable,
+        name=node.name,
+        namespace=graph.namespace.lstrip("/"),
+        parameters=[str(parameters)],
+        remappings=list(node.remappings.items()),
+        arguments=list(node.arguments),
+        ros_arguments=["--log-level", graph.log_level],
+        output="screen",
+    )
+
+
+def take_down(event, context, node):
+    """An essential process ended by itself: the arm holds, then everything stops."""
+    if context.is_shutdown:
+        return None
+    if node.name != bringup.DRIVER:
+        context.get_locals_as_dict()["actdistill_holder"].hold(HOLD_S)
+    reason = f"{node.name} ended with exit code {event.returncode}. The whole graph is stopped."
+    return [LogInfo(msg=reason), EmitEvent(event=Shutdown(reason=reason))]
