@@ -1,0 +1,108 @@
+"""Training samples from data sets in memory; which sample comes when depends on seed and step alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from actdistill_ros.contract.contract import Statistics
+from actdistill_ros.contract.preprocess import normalise
+from actdistill_ros.data.reader import Dataset
+from actdistill_ros.policy.runtime import to_input
+from actdistill_ros.policy.tokenizer import UNKNOWN, Tokenizer
+
+HELD_OUT_EVERY = 40  # every 40th episode is for validation
+
+
+@dataclass(frozen=True)
+class Batch:
+    """images: name -> (B, 3, S, S); instruction: (B, T) ids; state: (B, 10); pose_known: (B,); chunk: (B, K, 7) normalised;
+    aux: (B, A) [m]."""
+
+    images: dict[str, Tensor]
+    instruction: Tensor
+    state: Tensor
+    pose_known: Tensor
+    chunk: Tensor
+    aux: Tensor
+
+
+class Samples:
+    """All frames of some data sets, split by episode into training and validation."""
+
+    def __init__(self, folders: Sequence[Path], cameras: Sequence[str], size: int) -> None:
+        """Raises DataError if a data set is missing, broken, or lacks the expert's chunks."""
+        sets = [Dataset.open(folder) for folder in folders]
+        self.images = {name: [d.frames(name, size) for d in sets] for name in cameras}
+        self.state = np.concatenate([d.columns("observation.state") for d in sets])
+        self.chunk = np.concatenate([d.columns("chunk") for d in sets])
+        self.aux = np.concatenate([d.columns("aux") for d in sets])
+        self.instructions = [text for d in sets for text in d.instructions()]
+        lengths = [row.stop - row.start for d in sets for row in d.episodes]
+        self.episode = np.repeat(np.arange(len(lengths)), lengths)
+        self.first = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+        self._offsets = np.cumsum([0] + [len(d) for d in sets])
+        held_out = np.arange(len(lengths)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+        self.training = np.flatnonzero(~held_out[self.episode])
+        self.validation = np.flatnonzero(held_out[self.episode])
+        self.validation_first = self.first[held_out]
+
+    def frames(self, camera: str, indices: np.ndarray) -> Tensor:
+        """(B, S, S, 3) uint8."""
+        which = np.searchsorted(self._offsets, indices, side="right") - 1
+        parts = self.images[camera]
+        return torch.from_numpy(np.stack([parts[w][i - self._offsets[w]] for w, i in zip(which, indices, strict=True)]))
+
+
+class Batcher:
+    """Batches of one model: its vocabulary, statistics and, for training, what is varied."""
+
+    def __init__(self, samples: Samples, tokenizer: Tokenizer, statistics: Statistics, pose_dropout: float = 0.3) -> None:
+        self._samples, self._pose_dropout = samples, pose_dropout
+        self._chunk = normalise(samples.chunk.astype(np.float64), statistics).astype(np.float32)
+        self._ids = [tokenizer.encode(text) for text in samples.instructions]
+
+    def train(self, seed: int, step: int, size: int) -> Batch:
+        """The step's batch; a function of its arguments, so that a resumed run sees what the first would have seen."""
+        pool = self._samples.training
+        per_epoch = max(1, len(pool) // size)
+        epoch, place = divmod(step, per_epoch)
+        order = np.random.default_rng([seed, epoch]).permutation(pool)
+        indices = order[place * size : (place + 1) * size]
+        rng = np.random.default_rng([seed, 1, step])
+        batch = self.at(indices, word_dropout=0.02, rng=rng)
+        known = torch.from_numpy((rng.random(len(indices)) >= self._pose_dropout).astype(np.float32))
+        images = {name: _vary(image, rng) for name, image in batch.images.items()}
+        return Batch(images, batch.instruction, batch.state, known, batch.chunk, batch.aux)
+
+    def at(self, indices: np.ndarray, word_dropout: float = 0.0, rng: np.random.Generator | None = None) -> Batch:
+        """Samples as they are recorded."""
+        s = self._samples
+        images = {name: to_input(s.frames(name, indices)) for name in s.images}
+        texts = [self._ids[e] for e in s.episode[indices]]
+        ids = np.zeros((len(texts), max(map(len, texts))), dtype=np.int64)
+        for row, text in zip(ids, texts, strict=True):
+            row[: len(text)] = text
+        if rng is not None:
+            ids[(rng.random(ids.shape) < word_dropout) & (ids != 0)] = UNKNOWN
+        return Batch(
+            images,
+            torch.from_numpy(ids),
+            torch.from_numpy(s.state[indices]),
+            torch.ones(len(indices)),
+            torch.from_numpy(self._chunk[indices]),
+            torch.from_numpy(s.aux[indices]),
+        )
+
+
+def _vary(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """Brightness, contrast and colour; never a shift: with a fixed camera a shift is a wrong label."""
+    n = len(images)
+    gain = torch.from_numpy(rng.uniform(0.85, 1.15, (n, 3, 1, 1)) * rng.uniform(0.85, 1.15, (n, 1, 1, 1))).float()
+    shift = torch.from_numpy(rng.uniform(-0.12, 0.12, (n, 1, 1, 1))).float()
+    return (images * gain + shift).clamp(-1, 1)

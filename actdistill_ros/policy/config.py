@@ -1,0 +1,24 @@
+"""Shape of the policy; stored beside the weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Sizes of vision, decoder and head. `vision_tokens` gives tokens per camera, in the contract's order."""
+
+    vocabulary: tuple[str, ...]
+    cameras: tuple[str, ...] = ("front", "wrist")
+    image_size: int = 96
+    vision_tokens: tuple[int, ...] = (14, 8)
+    vision_width: int = 64
+    width: int = 192
+    heads: int = 6
+    feed_forward: int = 512
+    layers: int = 12
+    state_dim: int = 10
+    chunk: int = 8
+    action_dim: int = 7
+    aux_dim: int = 17

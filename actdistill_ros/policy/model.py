@@ -1,0 +1,98 @@
+"""The vision-language-action policy: image encoders → projector → Llama decoder → action head, OpenVLA and CogACT in small."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from actdistill_ros.policy.config import PolicyConfig
+from actdistill_ros.policy.decoder import RoutedDecoder
+from actdistill_ros.policy.vision import ImageEncoder
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """motion: (B, K, 6) normalised deltas; gripper: (B, K) logits of open; scene: (B, A) object places seen by the encoders [m];
+    focus: (B, 3) place of the block that the next action is about [m]."""
+
+    motion: Tensor
+    gripper: Tensor
+    scene: Tensor
+    focus: Tensor
+
+
+class Policy(nn.Module):
+    """Token order: instruction, cameras, state, readout; causal, so that the image and state tokens can use the instruction."""
+
+    def __init__(self, config: PolicyConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, language = config.width, config.width
+        self.embed = nn.Embedding(len(config.vocabulary) + 2, width, padding_idx=0)
+        self.phrase = nn.Conv1d(width, width, 3, padding=1)
+        self.pool = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, language))
+        self.encoders = nn.ModuleDict(
+            {
+                name: ImageEncoder(count, config.vision_width, language)
+                for name, count in zip(config.cameras, config.vision_tokens, strict=True)
+            }
+        )
+        self.projectors = nn.ModuleDict({name: _projector(config.vision_width + 2, width) for name in config.cameras})
+        self.state = nn.Sequential(nn.Linear(config.state_dim + 1, width), nn.GELU(), nn.Linear(width, width))
+        self.readout = nn.Parameter(torch.randn(width) * 0.02)
+        self.token_scale = nn.Parameter(torch.ones(width))
+        self.decoder = RoutedDecoder(width, config.heads, config.feed_forward, config.layers)
+        self.head = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, config.chunk * config.action_dim))
+        seen = sum(config.vision_tokens) * (config.vision_width + 2)
+        self.scene = nn.Sequential(nn.Linear(seen, width), nn.GELU(), nn.Linear(width, config.aux_dim - 3))
+        self.focus = nn.Linear(width, 3)
+        nn.init.normal_(self.embed.weight, std=0.5)
+
+    def embed_inputs(
+        self, images: Mapping[str, Tensor], instruction: Tensor, state: Tensor, pose_known: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Everything before the decoder.
+
+        images: name -> (B, 3, S, S) in [−1, 1]; instruction: (B, T) ids, 0 padded; state: (B, 10);
+        pose_known: (B,) float, 0 hides the pose (all but the gripper).
+        Returns tokens (B, N, D), presence (B, N) bool and what the encoders saw (B, E).
+        """
+        words = self.embed(instruction)  # (B, T, D)
+        spoken = instruction != 0  # (B, T)
+        weight = spoken[:, :, None].to(words.dtype)  # (B, T, 1)
+        # "red on blue" is not "blue on red": neighbouring words are mixed before they are pooled.
+        phrases = torch.nn.functional.gelu(self.phrase(words.transpose(1, 2)).transpose(1, 2)) * weight  # (B, T, D)
+        language = self.pool(phrases.sum(1) / weight.sum(1).clamp(min=1))  # (B, D)
+        seen = [self.encoders[name](images[name], language) for name in self.config.cameras]  # (B, K, W + 2) each
+        looks = [self.projectors[name](tokens) for name, tokens in zip(self.config.cameras, seen, strict=True)]
+        pose = torch.cat([state[:, :-1] * pose_known[:, None], state[:, -1:], pose_known[:, None]], dim=1)  # (B, 11)
+        batch = state.shape[0]
+        last = torch.stack([self.state(pose), self.readout.expand(batch, -1)], dim=1)  # (B, 2, D)
+        tokens = torch.cat([words, *looks, last], dim=1) * self.token_scale  # (B, N, D)
+        present = torch.cat([spoken, spoken.new_ones(batch, tokens.shape[1] - spoken.shape[1])], dim=1)
+        return tokens, present, torch.cat([tokens_seen.flatten(1) for tokens_seen in seen], dim=1)
+
+    def act(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Last token's hidden state (B, D) to motion (B, K, 6) and gripper logits (B, K)."""
+        out = self.head(hidden).unflatten(1, (self.config.chunk, self.config.action_dim))
+        return out[..., :6], out[..., 6]
+
+    def forward(
+        self,
+        images: Mapping[str, Tensor],
+        instruction: Tensor,
+        state: Tensor,
+        pose_known: Tensor,
+        plan: Sequence[bool] | None = None,
+    ) -> Prediction:
+        tokens, present, seen = self.embed_inputs(images, instruction, state, pose_known)
+        hidden = self.decoder(tokens, present, plan)[:, -1]  # (B, D)
+        motion, gripper = self.act(hidden)
+        return Prediction(motion, gripper, self.scene(seen), self.focus(hidden))
+
+
+def _projector(seen: int, width: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(seen, 2 * width), nn.GELU(), nn.Linear(2 * width, width))

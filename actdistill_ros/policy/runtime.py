@@ -1,0 +1,119 @@
+"""One step of a loaded checkpoint: from an observation to a chunk, with what was executed and how long it took."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from actdistill_ros.contract.chunk import GRIPPER, Chunk
+from actdistill_ros.contract.contract import Contract, ContractError
+from actdistill_ros.contract.observation import Observation
+from actdistill_ros.contract.preprocess import denormalise, policy_view, state_vector
+from actdistill_ros.policy import checkpoint
+from actdistill_ros.policy.model import Policy
+from actdistill_ros.policy.tokenizer import Tokenizer, words
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """chunk: what to do; gates: (L,) score of each decoder layer; executed: (L,) bool, the plan; latency_ms: time of each stage."""
+
+    chunk: Chunk
+    gates: np.ndarray
+    executed: np.ndarray
+    latency_ms: dict[str, float]
+
+
+class PolicyRuntime:
+    """A checkpoint ready to run. Used from one thread at a time."""
+
+    def __init__(self, model: Policy, contract: Contract, checkpoint_id: str, device: str = "cpu") -> None:
+        self.contract, self.checkpoint_id = contract, checkpoint_id
+        self._model, self._device = model, device
+        self._tokenizer = Tokenizer(model.config.vocabulary)
+        self._plan = np.ones(model.config.layers, dtype=bool)
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu") -> PolicyRuntime:
+        """Raises ContractError if the folder is not a whole, fitting checkpoint."""
+        model, contract = checkpoint.load(folder, device)
+        return cls(model, contract, checkpoint.identity(folder), device)
+
+    def with_plan(self, plan: Sequence[bool]) -> PolicyRuntime:
+        """The same weights with a fixed plan. Raises ValueError if its length is not the decoder's depth."""
+        if len(plan) != self._model.config.layers:
+            raise ValueError(f"the plan names {len(plan)} layers, the decoder has {self._model.config.layers}")
+        other = PolicyRuntime(self._model, self.contract, self.checkpoint_id, self._device)
+        other._plan = np.asarray(plan, dtype=bool)
+        return other
+
+    def unseen(self, instruction: str) -> list[str]:
+        """The three closest known instructions if this one was never seen in training, else nothing."""
+        spoken = " ".join(words(instruction))
+        if all(part in self.contract.instructions for part in spoken.split(" then ")):
+            return []
+        return difflib.get_close_matches(spoken, self.contract.instructions, n=3, cutoff=0.0)
+
+    @torch.inference_mode()
+    def step(self, observation: Observation) -> StepResult:
+        """Raises ContractError if a camera of the contract is missing from the observation."""
+        start = time.perf_counter()
+        images, instruction, state = self._inputs(observation)
+        prepared = time.perf_counter()
+        tokens, present, _ = self._model.embed_inputs(images, instruction, state, torch.ones(1, device=self._device))
+        self._wait()
+        encoded = time.perf_counter()
+        hidden = self._model.decoder(tokens, present, self._plan)[:, -1]
+        self._wait()
+        decoded = time.perf_counter()
+        motion, gripper = self._model.act(hidden)
+        chunk = self._chunk(motion, gripper, observation)
+        end = time.perf_counter()
+        stages = {"preprocess": prepared - start, "encode": encoded - prepared, "decoder": decoded - encoded, "head": end - decoded}
+        latency_ms = {name: seconds * 1e3 for name, seconds in stages.items()} | {"step": (end - start) * 1e3}
+        return StepResult(chunk, self._plan.astype(np.float32), self._plan.copy(), latency_ms)
+
+    def _inputs(self, observation: Observation) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+        images = {}
+        for camera in self.contract.cameras:
+            if camera.name not in observation.images:
+                raise ContractError(
+                    f"{self.checkpoint_id} needs camera {camera.name}; the observation has {', '.join(observation.images) or 'none'}."
+                )
+            view = policy_view(observation.images[camera.name], camera)
+            images[camera.name] = to_input(torch.from_numpy(view)[None].to(self._device))
+        ids = torch.tensor([self._tokenizer.encode(observation.instruction) or [0]], device=self._device)
+        state = torch.from_numpy(state_vector(observation.tcp_commanded, observation.gripper_measured))[None]
+        return images, ids, state.to(self._device)
+
+    def _chunk(self, motion: torch.Tensor, gripper: torch.Tensor, observation: Observation) -> Chunk:
+        space = self.contract.action
+        actions = np.empty((space.chunk, len(space.names)))
+        actions[:, :GRIPPER] = motion[0].float().cpu().numpy()
+        actions[:, GRIPPER] = 0.0
+        actions = denormalise(actions, self.contract.active_statistics)
+        actions[:, GRIPPER] = (gripper[0] > 0).float().cpu().numpy()
+        _limit_norm(actions[:, 0:3], space.translation_limit_m)
+        _limit_norm(actions[:, 3:6], space.rotation_limit_rad)
+        return Chunk(actions, space.period_s, space.execute, observation.stamp_s, observation.instruction, self.checkpoint_id)
+
+    def _wait(self) -> None:
+        if self._device.startswith("cuda"):
+            torch.cuda.synchronize()
+
+
+def to_input(images: torch.Tensor) -> torch.Tensor:
+    """(B, S, S, 3) uint8 to (B, 3, S, S) float32 in [−1, 1]; the channels stay last in memory, as convolutions like it."""
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+
+def _limit_norm(vectors: np.ndarray, limit: float) -> None:
+    """Shorten rows longer than the limit, in place: a prediction may exceed what the contract promises by a little."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors *= np.minimum(1.0, limit / np.maximum(norms, 1e-12))

@@ -1,0 +1,64 @@
+"""One camera's image to a few tokens, each looking where the instruction makes it look."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class FiLMBlock(nn.Module):
+    """Residual convolution whose channels the instruction scales and shifts (Perez et al. 2018; RT-1 uses the same)."""
+
+    def __init__(self, channels: int, language_dim: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm = nn.GroupNorm(8, channels)
+        self.film = nn.Linear(language_dim, 2 * channels)
+        nn.init.zeros_(self.film.weight)
+        nn.init.zeros_(self.film.bias)
+
+    def forward(self, x: Tensor, language: Tensor) -> Tensor:
+        scale, shift = self.film(language)[:, :, None, None].chunk(2, dim=1)  # (B, C, 1, 1) each
+        return x + F.gelu(self.norm(self.conv(x)) * (1 + scale) + shift)  # (B, C, H, W)
+
+
+class ImageEncoder(nn.Module):
+    """Image to K tokens: each is a spatial softmax over the feature map, with the place it looks at made explicit."""
+
+    def __init__(self, tokens: int, width: int, language_dim: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 24, 5, stride=2, padding=2)
+        self.conv2 = nn.Conv2d(24, 48, 3, stride=2, padding=1)
+        self.fine = FiLMBlock(48, language_dim)
+        self.conv3 = nn.Conv2d(48, 96, 3, stride=2, padding=1)
+        self.coarse = nn.ModuleList(FiLMBlock(96, language_dim) for _ in range(2))
+        self.fine_out = nn.Conv2d(48, width, 1)
+        self.coarse_out = nn.Conv2d(96, width, 1)
+        self.film = nn.Linear(language_dim, 2 * width)
+        self.maps = nn.Conv2d(width, tokens, 1)
+        nn.init.zeros_(self.film.weight)
+        nn.init.zeros_(self.film.bias)
+
+    def forward(self, image: Tensor, language: Tensor) -> Tensor:
+        x = F.gelu(self.conv1(image))  # (B, 24, S/2, S/2)
+        x = F.gelu(self.conv2(x))  # (B, 48, S/4, S/4)
+        fine = self.fine(x, language)
+        coarse = F.gelu(self.conv3(fine))  # (B, 96, S/8, S/8)
+        for block in self.coarse:
+            coarse = block(coarse, language)
+        up = F.interpolate(self.coarse_out(coarse), scale_factor=2, mode="bilinear", align_corners=False)
+        scale, shift = self.film(language)[:, :, None, None].chunk(2, dim=1)
+        features = F.gelu((self.fine_out(fine) + up) * (1 + scale) + shift)  # (B, W, S/4, S/4)
+        attention = self.maps(features).flatten(2).softmax(-1)  # (B, K, P)
+        seen = attention @ features.flatten(2).transpose(1, 2)  # (B, K, W)
+        place = attention @ self._grid(features)  # (B, K, 2)
+        return torch.cat([seen, place], dim=-1)  # (B, K, W + 2)
+
+    @staticmethod
+    def _grid(features: Tensor) -> Tensor:
+        """Pixel coordinates in [−2, 2]; (P, 2)."""
+        height, width = features.shape[-2:]
+        y = torch.linspace(-2, 2, height, device=features.device, dtype=features.dtype)
+        x = torch.linspace(-2, 2, width, device=features.device, dtype=features.dtype)
+        return torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).reshape(-1, 2)
