@@ -1,0 +1,87 @@
+"""Real rclpy for tests: one private context and one spinning executor a test; waiting is for events, never for time."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+
+import pytest
+import rclpy
+from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.parameter import Parameter
+
+WAIT_S = 10.0
+
+
+class Ros:
+    """Nodes of one test, spun in a thread."""
+
+    def __init__(self, domain_id: int) -> None:
+        self.context, self.domain_id = Context(), domain_id
+        rclpy.init(args=[], context=self.context, domain_id=domain_id)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self._nodes: list = []
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+
+    def _spin(self) -> None:
+        try:
+            self.executor.spin()
+        except ExternalShutdownException:
+            pass
+
+    def make(self, node_class: type, **parameters):
+        """A node of the class with these parameters (`__` stands for a dot), not in the executor yet."""
+        overrides = [Parameter(name.replace("__", "."), value=value) for name, value in parameters.items()]
+        node = node_class(context=self.context, parameter_overrides=overrides)
+        self._nodes.append(node)
+        return node
+
+    def spin(self, node):
+        self.executor.add_node(node)
+        return node
+
+    def peer(self, name: str = "peer"):
+        """A plain node that plays the other side."""
+        node = rclpy.create_node(name, context=self.context)
+        self._nodes.append(node)
+        return self.spin(node)
+
+    def hear(self, node, message_type: type, topic: str, profile=10) -> list:
+        """Messages of a topic as they arrive; wait for them with `until`."""
+        heard: list = []
+
+        def listen(message) -> None:
+            with self._changed:
+                heard.append(message)
+                self._changed.notify_all()
+
+        node.create_subscription(message_type, topic, listen, profile)
+        return heard
+
+    def until(self, condition: Callable[[], object], what: str):
+        """The condition's value once it is true; looked at whenever something was heard, and every 20 ms."""
+        with self._changed:
+            for _ in range(int(WAIT_S / 0.02)):
+                if result := condition():
+                    return result
+                self._changed.wait(0.02)
+        pytest.fail(f"waited {WAIT_S:g} s for {what}")
+
+    def close(self) -> None:
+        self.executor.shutdown(timeout_sec=2.0)
+        self._thread.join(2.0)
+        for node in self._nodes:
+            node.destroy_node()
+        rclpy.try_shutdown(context=self.context)
+
+
+@pytest.fixture
+def ros():
+    """A domain per test process, so that runs side by side do not hear each other."""
+    rig = Ros(domain_id=1 + os.getpid() % 200)
+    yield rig
+    rig.close()
