@@ -48,14 +48,15 @@ class CameraNode(LifecycleNode):
     """Configure opens the cameras, activate publishes. A camera that goes while active is named and opened again."""
 
     def __init__(self, **kwargs) -> None:
-        super().__init__("camera_node", **kwargs)
-        declare(self, *SETTINGS)
-        for name in value(self, "cameras"):
-            declare(self, *camera_settings(name))
+        # Before the node itself: a node whose parameters are refused is destroyed half made.
         self._threads: dict[str, CameraThread] = {}
         self._topics: list = []
         self._timer = None
         self._active = False
+        super().__init__("camera_node", **kwargs)
+        declare(self, *SETTINGS)
+        for name in value(self, "cameras"):
+            declare(self, *camera_settings(name))
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.STATE)
 
     @lifecycle.says_why
