@@ -7,7 +7,7 @@ PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.13; do \
 
 setup:
 	@test -n "$(PYTHON)" || { echo "setup: needs Python 3.11, 3.12 or 3.13, found $$(python3 --version 2>&1). Install one, or name it: make setup PYTHON=/path/to/python3"; exit 2; }
-	@$(PYTHON) tools/setup.py
+	@$(PYTHON) tools/set_up.py
 
 test: setup
 	.venv/bin/python -m pytest

@@ -75,9 +75,9 @@ class RunFolder:
 
     def write_parameters(self, name: str, parameters: Mapping[str, object]) -> Path:
         """Parameter file of one node; JSON strings are YAML strings, so that free text stays text."""
-        lines = [f"    {key}: {json.dumps(value)}\n" for key, value in parameters.items()]
+        lines = [f"    {key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in parameters.items()]
         file = self.folder / f"{name}.yaml"
-        file.write_text('"/**":\n  ros__parameters:\n' + "".join(lines or ["    {}\n"]))
+        file.write_text('"/**":\n  ros__parameters:\n' + "".join(lines), encoding="utf-8")
         return file
 
     def release(self) -> None:

@@ -13,13 +13,15 @@ from launch.actions import (
     RegisterEventHandler,
     SetEnvironmentVariable,
 )
-from launch.event_handlers import OnProcessExit, OnProcessIO
+from launch.event_handlers import OnProcessExit, OnProcessIO, OnShutdown
 from launch.events import Shutdown
 from launch_ros.actions import Node
 
 from actdistill_ros import bringup
 from actdistill_ros.run_folder import RunFolder
 from actdistill_ros.supervisor import HOLD_S, locate
+
+TIMEOUTS = {"sigterm_timeout": "2", "sigkill_timeout": "2"}
 
 
 def generate_launch_description():
@@ -60,6 +62,7 @@ def refuse_a_second_graph(context, graph):
         holder.close()
         raise bringup.BringupError(f"{', '.join(others)} run already in namespace {graph.namespace}. Stop them or choose another.")
     context.extend_globals({"actdistill_holder": holder})
+    return [RegisterEventHandler(OnShutdown(on_shutdown=lambda *_: holder.close()))]
 
 
 def launch_from(graph, folder, executables, first):
@@ -75,7 +78,8 @@ def launch_from(graph, folder, executables, first):
             actions += [RegisterEventHandler(OnProcessIO(target_action=process, on_stdout=waiter)), process]
             return actions
         actions.append(process)
-    return actions
+    # Registered after the processes, it runs before they are told to end.
+    return [*actions, RegisterEventHandler(OnShutdown(on_shutdown=let_the_arm_hold))]
 
 
 class WhenItSays:
@@ -95,7 +99,7 @@ class WhenItSays:
 def action_of(graph, folder, node, executable):
     """The launch action of one process."""
     if not node.ros:
-        return ExecuteProcess(cmd=[str(executable), *node.arguments], name=node.name, output="screen")
+        return ExecuteProcess(cmd=[str(executable), *node.arguments], name=node.name, output="screen", **TIMEOUTS)
     parameters = folder.write_parameters(node.name, node.parameters)
     return Node(
         package=node.package,
@@ -107,14 +111,18 @@ def action_of(graph, folder, node, executable):
         arguments=list(node.arguments),
         ros_arguments=["--log-level", graph.log_level],
         output="screen",
+        **TIMEOUTS,
     )
 
 
 def take_down(event, context, node):
-    """An essential process ended by itself: the arm holds, then everything stops."""
+    """An essential process ended by itself: everything stops."""
     if context.is_shutdown:
         return None
-    if node.name != bringup.DRIVER:
-        context.get_locals_as_dict()["actdistill_holder"].hold(HOLD_S)
     reason = f"{node.name} ended with exit code {event.returncode}. The whole graph is stopped."
     return [LogInfo(msg=reason), EmitEvent(event=Shutdown(reason=reason))]
+
+
+def let_the_arm_hold(event, context):
+    """Whatever ends the launch, the arm holds before its masters are gone."""
+    context.get_locals_as_dict()["actdistill_holder"].hold(HOLD_S)

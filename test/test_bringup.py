@@ -1,0 +1,216 @@
+"""The description of the node graph: which values it takes, which it refuses, and what it makes of them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import rclpy
+
+from actdistill_ros import bringup, run_folder
+from actdistill_ros.bringup import ARGUMENTS, BringupError, plan
+from actdistill_ros.contract.contract import ActionSpace, CameraSpec, Contract, ContractError, Statistics
+from actdistill_ros.run_folder import RunFolder, RunFolderError
+from actdistill_ros.up import log_folder, values
+
+DOMAIN = 1 + os.getpid() % 200
+
+
+def nothing_installed(package, executable):
+    return None
+
+
+def everything_installed(package, executable):
+    return Path("/opt") / package / executable
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A folder with the contract of a policy that sees both simulated cameras."""
+    cameras = tuple(CameraSpec(name, 96, 192, 192) for name in ("front", "wrist"))
+    statistics = {"tabletop": Statistics((-0.01,) * 7, (0.01,) * 7, (True,) * 6 + (False,), 100)}
+    folder = tmp_path / "student"
+    folder.mkdir()
+    Contract("arx5", cameras, ActionSpace(0.1, 8, 4, 0.02, 0.1), statistics, "tabletop").save(folder)
+    return folder
+
+
+def graph(checkpoint, find=nothing_installed, environment=None, **given):
+    return plan({"checkpoint": str(checkpoint), **given}, find, environment if environment is not None else {})
+
+
+def by_name(graph):
+    return {node.name: node for node in graph.nodes}
+
+
+def test_the_world_starts_first_and_the_driver_before_its_masters(checkpoint):
+    names = [node.name for node in graph(checkpoint).nodes]
+    assert names == ["sim_world", "arm_driver_node", "camera_node", "inference_node", "monitor_node"]
+
+
+def test_driver_and_camera_node_get_the_folder_in_which_the_world_makes_its_sockets(checkpoint):
+    nodes = by_name(graph(checkpoint))
+    folder = nodes["sim_world"].arguments[1]
+    assert nodes["arm_driver_node"].parameters["sim_endpoint"] == folder
+    assert nodes["camera_node"].parameters["sim_endpoint"] == folder
+
+
+def test_cameras_are_those_of_the_checkpoint_unless_given(checkpoint):
+    assert by_name(graph(checkpoint))["camera_node"].parameters["cameras"] == ("front", "wrist")
+    assert by_name(graph(checkpoint, cameras="wrist,front"))["camera_node"].parameters["cameras"] == ("wrist", "front")
+
+
+@pytest.mark.parametrize(
+    "given, says",
+    [
+        ({"hardware": "real"}, "hardware:=real needs a driver backend"),
+        ({"hardware": "sdk_sim"}, "hardware:=sdk_sim needs a driver backend"),
+        ({"hardware": "toy"}, "not one of sim, sdk_sim, real"),
+        ({"namespace": "left arm"}, "not a ROS name"),
+        ({"namespace": "/left/"}, "not a ROS name"),
+        ({"namespace": "2nd"}, "not a ROS name"),
+        ({"cameras": "front"}, "expects cameras front, wrist; this graph has front only. Pass cameras:=front,wrist"),
+        ({"cameras": "front,wrist,top"}, "no camera 'top'"),
+        ({"cameras": "front,wrist,front"}, "twice"),
+        ({"rviz": "true"}, "RViz is not installed"),
+        ({"rviz": "yes"}, "not one of false, true"),
+        ({"record": "/no/such/folder/a.mp4"}, "not a new .mp4 file"),
+        ({"log_level": "loud"}, "not one of debug, info"),
+        ({"seed": "-1"}, "not a whole number"),
+        ({"task": "juggle"}, "not one of lift, bowl"),
+        ({"colour": "red"}, "unknown argument 'colour'"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_what_would_fit(checkpoint, given, says):
+    with pytest.raises(BringupError) as refusal:
+        graph(checkpoint, **given)
+    assert says in str(refusal.value)
+
+
+def test_a_checkpoint_that_does_not_exist_is_refused_with_where_it_was_looked_for(tmp_path):
+    with pytest.raises(BringupError, match="is no folder, neither here"):
+        graph(tmp_path / "nothing")
+
+
+def test_a_checkpoint_without_a_valid_contract_is_refused(checkpoint):
+    body = json.loads((checkpoint / "contract.json").read_text())
+    body["statistics"]["tabletop"]["samples"] = 7
+    (checkpoint / "contract.json").write_text(json.dumps(body))
+    with pytest.raises(ContractError, match="do not match their hash"):
+        graph(checkpoint)
+
+
+def test_rviz_is_shown_where_it_is_installed_and_may_be_closed(checkpoint):
+    node = by_name(graph(checkpoint, everything_installed, rviz="true"))["rviz2"]
+    assert not node.essential
+
+
+def test_a_namespace_reaches_every_ros_node(checkpoint):
+    left = graph(checkpoint, namespace="left_arm")
+    for node in left.nodes:
+        if node.ros:
+            assert "__ns:=/left_arm" in left.ros_arguments(node, Path("p.yaml"))
+
+
+def test_variables_that_the_user_set_are_left_alone(checkpoint):
+    assert set(graph(checkpoint).environment) == {"FASTDDS_DEFAULT_PROFILES_FILE", "ROS_AUTOMATIC_DISCOVERY_RANGE"}
+    mine = {"FASTDDS_DEFAULT_PROFILES_FILE": "/mine.xml", "ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET"}
+    assert graph(checkpoint, environment=mine).environment == {}
+
+
+def test_free_text_stays_text_for_a_real_node_whatever_it_looks_like(tmp_path):
+    texts = {"instruction": 'no: "1.0" # [ä] 🤖', "number": "123", "truth": "true", "empty": "", "flag": True,
+             "cameras": ["front", "wrist"]}  # fmt: skip
+    file = RunFolder(tmp_path / "run").write_parameters("node", texts)
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=DOMAIN)
+    node = rclpy.create_node(
+        "reader",
+        context=context,
+        cli_args=["--ros-args", "--params-file", str(file)],
+        automatically_declare_parameters_from_overrides=True,
+    )
+    assert {name: node.get_parameter(name).value for name in texts} == texts
+    node.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+def test_the_scenes_offered_are_those_that_the_world_knows():
+    from actdistill_ros.sim.staging import SUITES, TASKS
+
+    choices = {argument.name: argument.choices for argument in ARGUMENTS}
+    assert (choices["task"], choices["suite"]) == (TASKS, SUITES)
+
+
+def test_a_second_graph_in_the_same_namespace_is_refused_until_the_first_is_gone(tmp_path):
+    first = RunFolder(tmp_path / "run")
+    with pytest.raises(RunFolderError, match="another graph runs in this namespace and ROS domain"):
+        RunFolder(tmp_path / "run")
+    first.release()
+    RunFolder(tmp_path / "run").release()
+
+
+def test_namespaces_and_domains_have_folders_of_their_own(tmp_path):
+    base = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    folders = {run_folder.path(name, {**base, "ROS_DOMAIN_ID": number}) for name in ("/", "/left") for number in ("0", "7")}
+    assert len(folders) == 4
+
+
+def test_a_long_namespace_leaves_room_for_socket_names(tmp_path):
+    folder = run_folder.path("/" + "x" * 200, {"XDG_RUNTIME_DIR": "/run"} if Path("/run").is_dir() else {})
+    assert len(str(folder / "motors.sock")) <= 107
+
+
+@pytest.mark.parametrize("number", ["233", "-1", "abc"])
+def test_a_domain_without_ports_is_refused(number):
+    with pytest.raises(RunFolderError, match="not a number from 0 to 232"):
+        run_folder.domain({"ROS_DOMAIN_ID": number})
+
+
+def test_a_run_folder_that_cannot_be_made_is_a_sentence(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunFolderError, match="cannot make the folder for this graph's sockets"):
+        RunFolder(tmp_path / "file" / "run")
+
+
+def test_logs_move_to_the_run_folder_when_the_home_cannot_be_written(tmp_path, monkeypatch):
+    for name in ("ROS_LOG_DIR", "ROS_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def read_only(path):
+        raise OSError(30, "Read-only file system")
+
+    (note,) = log_folder(RunFolder(tmp_path / "run"), read_only)
+    assert str(tmp_path / "run" / "log") in note
+    monkeypatch.delenv("ROS_LOG_DIR")
+
+
+def test_up_takes_options_and_launch_style_arguments(checkpoint):
+    import argparse
+
+    from actdistill_ros import up
+
+    parser = argparse.ArgumentParser()
+    up.add_arguments(parser)
+    args = parser.parse_args(["--log-level", "debug", "seed:=3", "instruction:=put it: there := now"])
+    assert values(args) == {"log_level": "debug", "seed": "3", "instruction": "put it: there := now"}
+
+
+def test_up_help_lists_every_argument_with_its_choices():
+    command = [sys.executable, "-m", "actdistill_ros.cli", "up", "--help"]
+    text = " ".join(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    for argument in ARGUMENTS:
+        assert argument.meaning in text
+        assert ", ".join(argument.choices) in text
+
+
+def test_an_installed_package_finds_its_files_below_the_ament_prefix(tmp_path, monkeypatch):
+    share = tmp_path / "share" / "actdistill_ros" / "config"
+    share.mkdir(parents=True)
+    shutil.copy(bringup.share() / "config" / "fastdds_profile.xml", share)
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
+    monkeypatch.setattr(bringup, "__file__", str(tmp_path / "elsewhere" / "actdistill_ros" / "bringup.py"))
+    assert bringup.share() == share.parent

@@ -1,0 +1,72 @@
+"""Whoever takes a graph down tells the real service of the driver to hold first."""
+
+import os
+import threading
+
+import pytest
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+
+from actdistill_ros.msg import ArmState
+from actdistill_ros.nodes.hold import Holder
+from actdistill_ros.srv import SetMode
+
+DOMAIN = 1 + os.getpid() % 200
+
+
+@pytest.fixture
+def asked():
+    """Modes that a driver in namespace /left was asked for."""
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=DOMAIN)
+    node = rclpy.create_node("arm_driver_node", namespace="/left", context=context)
+    modes = []
+
+    def answer(request, response):
+        modes.append(request.mode)
+        response.success = True
+        return response
+
+    node.create_service(SetMode, "arm/set_mode", answer)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+
+    def spin():
+        try:
+            executor.spin()
+        except ExternalShutdownException:
+            pass
+
+    thread = threading.Thread(target=spin, daemon=True)
+    thread.start()
+    yield modes
+    executor.shutdown()
+    thread.join(5)
+    node.destroy_node()
+    rclpy.try_shutdown(context=context)
+
+
+@pytest.fixture
+def holder():
+    holder = Holder("/left", DOMAIN)
+    yield holder
+    holder.close()
+
+
+def test_the_driver_of_this_namespace_is_asked_to_hold(asked, holder):
+    assert holder.hold(5.0)
+    assert asked == [ArmState.HOLD]
+
+
+def test_without_a_driver_the_wish_to_hold_ends_in_time(holder):
+    assert not holder.hold(0.2)
+
+
+def test_nodes_that_run_already_are_found_by_name(asked, holder):
+    assert holder.others(("arm_driver_node", "camera_node"), 5.0) == ["arm_driver_node"]
+
+
+def test_nodes_of_other_namespaces_are_not_in_the_way(asked):
+    right = Holder("/right", DOMAIN)
+    assert right.others(("arm_driver_node",), 0.3) == []
+    right.close()
