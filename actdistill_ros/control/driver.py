@@ -236,7 +236,10 @@ class Driver:
             self._watch_fault(now)
             return
         self._faulty_since_s = None
-        if self._mode is Mode.POLICY:
+        if why := envelope.astray(self._q, self._feedback.position_rad, self._settings):
+            self._hold(Cause.ASTRAY, why)
+            self._anchor()
+        elif self._mode is Mode.POLICY:
             waiting = self._segment is None and self._schedule.idle
             if waiting and now - self._waiting_since_s > self._settings.chunk_timeout_s:
                 self._hold(Cause.SILENT, self._silence(now))

@@ -50,7 +50,7 @@ def _action_refusal(chunk: Chunk, settings: DriverSettings) -> str:
         ("translation", TRANSLATION, "m", settings.translation_limit_m),
         ("rotation", ROTATION, "rad", settings.rotation_limit_rad),
     ):
-        size = np.linalg.norm(chunk.actions[:, part], axis=1)
+        size = np.linalg.norm(np.clip(chunk.actions[:, part], -1e6, 1e6), axis=1)  # squares stay finite
         i = int(np.argmax(size))
         if size[i] > limit:
             return f"far jump: {name} of action {i + 1} is {size[i]:.3f} {unit}, expected at most {limit} {unit} per action"
@@ -115,6 +115,18 @@ def start_refusal(feedback: JointFeedback, settings: DriverSettings) -> str:
             f"{JOINT_MIN[joint]} … {JOINT_MAX[joint]} rad: move it inside by hand"
         )
     return ""
+
+
+def astray(commanded: np.ndarray, measured: np.ndarray, settings: DriverSettings) -> str:
+    """Which joint is not where it was told to be; empty if all are."""
+    distance = np.abs(commanded - measured)
+    joint = int(np.argmax(distance))
+    if distance[joint] <= settings.tracking_limit_rad:
+        return ""
+    return (
+        f"{JOINT_NAMES[joint]} is {distance[joint]:.2f} rad from its command, expected at most "
+        f"{settings.tracking_limit_rad} rad: something blocks or moved the arm; it holds where it is"
+    )
 
 
 def feedback_fault(feedback: JointFeedback, now_s: float, settings: DriverSettings) -> str:

@@ -28,6 +28,7 @@ class Cause(Enum):
     REFUSED = "refused"  # a chunk or an action was refused: the next valid chunk ends it
     FEEDBACK = "feedback"  # stale: the next valid chunk ends it once the feedback is fresh again
     MOTOR = "motor"  # a motor reported a fault: only a request ends it
+    ASTRAY = "astray"  # the arm is not where it was told to be: only a request ends it
 
 
 RESUMES = (Cause.SILENT, Cause.REFUSED, Cause.FEEDBACK)

@@ -46,6 +46,7 @@ class DriverSettings:
     ik_rotation_tolerance_rad: float
     joint_jump_limit_rad: float
     joint_speed_share: float
+    tracking_limit_rad: float
     late_ticks: int
     start_tolerance_rad: float
 
