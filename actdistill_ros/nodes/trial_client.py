@@ -1,0 +1,125 @@
+"""Runs tasks through a graph for trials: a client of execute_task and arm/set_mode that keeps the newest picture."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import rclpy
+from action_msgs.msg import GoalStatus
+from rclpy.action import ActionClient
+from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import Image
+
+from actdistill_ros.action import ExecuteTask
+from actdistill_ros.msg import ArmState
+from actdistill_ros.nodes.image_messages import to_rgb
+from actdistill_ros.nodes.qos import NEWEST_IMAGE
+from actdistill_ros.srv import SetMode
+from actdistill_ros.trials.protocol import Ended, TrialsError
+
+ANSWER_S = 10.0
+
+
+class TrialClient:
+    """A `trials.protocol.Robot`. Its callbacks run in a thread of its own; every method is for one other thread."""
+
+    def __init__(self, namespace: str = "/", pictures: tuple[str, ...] = (), domain_id: int | None = None) -> None:
+        """pictures: image topics to watch, the best one first."""
+        self._context = Context()
+        rclpy.init(args=[], context=self._context, domain_id=domain_id, signal_handler_options=SignalHandlerOptions.NO)
+        self._node = rclpy.create_node(
+            "trials", namespace=namespace, context=self._context, start_parameter_services=False
+        )
+        self._tasks = ActionClient(self._node, ExecuteTask, "execute_task")
+        self._modes = self._node.create_client(SetMode, "arm/set_mode")
+        self._newest: dict[str, Image] = {}
+        self._pictures = pictures
+        for topic in pictures:
+            self._node.create_subscription(
+                Image, topic, lambda message, topic=topic: self._keep(topic, message), NEWEST_IMAGE
+            )
+        self._goal = self._result = None
+        self._progress = (0, 0.0)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+
+    def wait(self, timeout_s: float, alive: Callable[[], None]) -> None:
+        """Until tasks can be run; `alive` may raise meanwhile. Raises TrialsError when the time is up."""
+        until = time.monotonic() + timeout_s
+        while not (self._tasks.wait_for_server(timeout_sec=0.2) and self._modes.wait_for_service(timeout_sec=0.2)):
+            alive()
+            if time.monotonic() > until:
+                missing = "execute_task" if not self._tasks.server_is_ready() else "arm/set_mode"
+                raise TrialsError(
+                    f"{missing} did not appear in namespace {self._node.get_namespace()} within {timeout_s:.0f} s. "
+                    "Is the graph up, in this ROS_DOMAIN_ID and namespace?"
+                )
+
+    def start(self, instruction: str, timeout_s: float) -> None:
+        self._goal, self._result, self._progress = None, None, (0, 0.0)
+        goal = ExecuteTask.Goal(instruction=instruction, timeout_s=float(timeout_s))
+        handle = self._answer(self._tasks.send_goal_async(goal, self._on_feedback), "execute_task")
+        if not handle.accepted:
+            raise TrialsError(f"execute_task refused “{instruction}”; inference_node says why in the graph's log.")
+        self._goal, self._result = handle, handle.get_result_async()
+
+    def ended(self) -> Ended | None:
+        if self._result is None or not self._result.done():
+            return None
+        answer = self._result.result()
+        if answer.status == GoalStatus.STATUS_UNKNOWN:
+            return Ended("execute_task knows nothing of this task any more", *self._progress)
+        return Ended(answer.result.reason or "no reason given", answer.result.steps, answer.result.seconds)
+
+    def cancel(self) -> None:
+        if self._goal is not None and self._result is not None and not self._result.done():
+            self._goal.cancel_goal_async()
+
+    def progress(self) -> tuple[int, float]:
+        return self._progress
+
+    def let_go(self) -> None:
+        """The arm goes limp (idle), so that it may be moved. Raises TrialsError if the driver refuses."""
+        answer = self._answer(self._modes.call_async(SetMode.Request(mode=ArmState.IDLE)), "arm/set_mode")
+        if not answer.success:
+            raise TrialsError(f"the driver refused to go idle: {answer.message}")
+
+    def picture(self) -> np.ndarray | None:
+        """The newest picture of the best topic that gives any, (H, W, 3) uint8 RGB."""
+        for topic in self._pictures:
+            if (message := self._newest.get(topic)) is not None:
+                return to_rgb(message)
+        return None
+
+    def close(self) -> None:
+        self._executor.shutdown(timeout_sec=1.0)
+        self._thread.join(1.0)
+        self._tasks.destroy()
+        self._node.destroy_node()
+        rclpy.try_shutdown(context=self._context)
+
+    def _answer(self, future, who: str):
+        answered = threading.Event()
+        future.add_done_callback(lambda _: answered.set())
+        if not answered.wait(ANSWER_S):
+            raise TrialsError(f"{who} did not answer within {ANSWER_S:.0f} s; see the graph's log.")
+        return future.result()
+
+    def _keep(self, topic: str, message: Image) -> None:
+        self._newest[topic] = message
+
+    def _on_feedback(self, message) -> None:
+        self._progress = (message.feedback.steps, message.feedback.seconds)
+
+    def _spin(self) -> None:
+        try:
+            self._executor.spin()
+        except ExternalShutdownException:
+            pass
