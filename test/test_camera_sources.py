@@ -11,7 +11,7 @@ import pytest
 
 from actdistill_ros.camera.file import VideoFile
 from actdistill_ros.camera.sim import SimCamera
-from actdistill_ros.camera.source import CameraError
+from actdistill_ros.camera.source import CameraError, Intrinsics
 from actdistill_ros.camera.v4l2 import V4l2Camera
 from actdistill_ros.sim import protocol
 
@@ -212,23 +212,25 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are():
 
 # --- simulated world
 
+INTRINSICS = {"height": 4, "width": 6, "fx": 5.8, "fy": 5.8, "cx": 2.5, "cy": 1.5}
+
 
 class World:
-    """The camera side of the simulated world for one client: the first body at once, the rest on `go`, then it hangs up."""
+    """The camera side of the simulated world for one client: its answer at once, the frames on `go`; then it hangs up."""
 
-    def __init__(self, folder, bodies: list[bytes]) -> None:
+    def __init__(self, folder, answer: dict, frames: list[bytes]) -> None:
         self.request = {}
         self.go, self.sent, self.hang_up = threading.Event(), threading.Event(), threading.Event()
         self._listener = Listener(protocol.endpoint(folder, protocol.CAMERA), family="AF_UNIX")
-        threading.Thread(target=self._serve, args=(bodies,), daemon=True).start()
+        threading.Thread(target=self._serve, args=(answer, frames), daemon=True).start()
 
-    def _serve(self, bodies: list[bytes]) -> None:
+    def _serve(self, answer: dict, frames: list[bytes]) -> None:
         with self._listener, self._listener.accept() as client:
             self.request = protocol.recv_json(client)
-            client.send_bytes(bodies[0])
+            protocol.send_json(client, answer)
             self.go.wait(5.0)
-            for body in bodies[1:]:
-                client.send_bytes(body)
+            for frame in frames:
+                client.send_bytes(frame)
             self.sent.set()
             self.hang_up.wait(5.0)
 
@@ -237,21 +239,14 @@ def frame_body(stamp_s: float, value: int) -> bytes:
     return protocol.FRAME.pack(stamp_s, 4, 6) + bytes([value, 0, 0] * 24)
 
 
-def test_the_newest_frame_of_the_simulated_world_arrives_with_its_stamp(tmp_path):
-    camera = SimCamera(tmp_path, "front", fps=15.0)
-    first = frame_body(1.0, 10)
-    world = World(tmp_path, [first])
-    intrinsics = camera.open()
-    world.go.set()
-    world.hang_up.set()
-
-    assert world.request == {"camera": "front", "fps": 15.0}
-    assert (intrinsics.height, intrinsics.width, intrinsics.cx, intrinsics.cy) == (4, 6, 2.5, 1.5)
-    assert intrinsics.fx == intrinsics.fy == pytest.approx(2.0 / np.tan(np.radians(19.0)))
+def test_the_simulated_world_tells_a_cameras_intrinsics(tmp_path):
+    world = World(tmp_path, INTRINSICS, [])
+    assert SimCamera(tmp_path, "front").open() == Intrinsics(4, 6, 5.8, 5.8, 2.5, 1.5)
+    assert world.request == {"camera": "front"}
 
 
-def test_frames_that_piled_up_are_dropped(tmp_path):
-    world = World(tmp_path, [frame_body(1.0 + i, 10 + i) for i in range(4)])
+def test_frames_that_piled_up_are_dropped_and_the_newest_keeps_its_stamp(tmp_path):
+    world = World(tmp_path, INTRINSICS, [frame_body(1.0 + i, 10 + i) for i in range(4)])
     camera = SimCamera(tmp_path, "front")
     camera.open()
     world.go.set()
@@ -261,23 +256,24 @@ def test_frames_that_piled_up_are_dropped(tmp_path):
     assert newest.stamp_s == 4.0 and tuple(newest.image[3, 5]) == (13, 0, 0)
 
 
-def test_a_world_that_hangs_up_or_refuses_is_a_camera_error(tmp_path):
-    world = World(tmp_path, [frame_body(1.0, 10)])
+def test_a_world_that_hangs_up_is_a_camera_error(tmp_path):
+    world = World(tmp_path, INTRINSICS, [])
     camera = SimCamera(tmp_path, "front")
     camera.open()
     world.go.set()
     world.hang_up.set()
-    with pytest.raises(CameraError, match="world is gone"):
-        while True:
-            camera.read(5.0)
-    (tmp_path / "b").mkdir()
-    World(tmp_path / "b", [b'{"error": "no camera front, only wrist"}'])
-    with pytest.raises(CameraError, match="camera front: no camera front, only wrist"):
-        SimCamera(tmp_path / "b", "front").open()
+    with pytest.raises(CameraError, match="no frames any more"):
+        camera.read(5.0)
+    camera.close()
+    camera.close()
 
 
-def test_no_world_and_no_such_camera_are_refused(tmp_path):
-    with pytest.raises(CameraError, match="no simulated world answers .* start sim_world"):
-        SimCamera(tmp_path, "front").open()
-    with pytest.raises(CameraError, match="has no camera 'side'; it has front, wrist"):
+def test_a_world_without_that_camera_says_which_it_has(tmp_path):
+    World(tmp_path, {"error": "no camera 'side'; this world shows front"}, [])
+    with pytest.raises(CameraError, match="camera side: no camera 'side'; this world shows front"):
         SimCamera(tmp_path, "side").open()
+
+
+def test_without_a_world_the_socket_is_named(tmp_path):
+    with pytest.raises(CameraError, match="no simulated world answers at .*camera.sock.* start sim_world"):
+        SimCamera(tmp_path, "front").open()

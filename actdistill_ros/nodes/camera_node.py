@@ -38,7 +38,7 @@ def camera_settings(name: str) -> tuple[Setting, ...]:
         Setting(f"{name}.loop", True, "play the video file over and over (backend file)"),
         Setting(f"{name}.width", 640, "width of the frames [pixels] (v4l2, file; file: 0 keeps its own)", 0, 8192),
         Setting(f"{name}.height", 480, "height of the frames [pixels] (v4l2, file; file: 0 keeps its own)", 0, 8192),
-        Setting(f"{name}.fps", 30.0, "frames per second (file: 0 keeps its own)", 0.0, 1000.0),
+        Setting(f"{name}.fps", 30.0, "frames per second (v4l2, file; file: 0 keeps its own)", 0.0, 1000.0),
         Setting(f"{name}.frame_id", f"{name}_optical_frame", "tf frame of the lens: z forward, x right, y down"),
         Setting(f"{name}.calibration", "", "calibration file as camera_calibration writes it; empty: not calibrated"),
     )
@@ -116,7 +116,7 @@ class CameraNode(LifecycleNode):
         intrinsics = calibration.load(Path(of_camera("calibration"))) if of_camera("calibration") else None
         size = of_camera("width"), of_camera("height")
         if backend == "sim":
-            return SimCamera(Path(value(self, "sim_endpoint")), name, of_camera("fps"))
+            return SimCamera(Path(value(self, "sim_endpoint")), name)
         if backend == "v4l2":
             return V4l2Camera(of_camera("device"), *size, of_camera("fps"), intrinsics)
         if backend == "file":
