@@ -90,10 +90,12 @@ class DriverLoop:
             self._driver.set_speed_scale(scale)
             self._settings = replace(self._settings, speed_scale=scale)
 
-    def state(self) -> LoopState:
+    def state(self, keep_events: bool = False) -> LoopState:
+        """A snapshot; events are told once unless `keep_events`."""
         with self._lock:
             events = tuple(self._events)
-            self._events.clear()
+            if not keep_events:
+                self._events.clear()
             return LoopState(self._driver.state(), self._feedback, events, self._ticks, self._late_ticks)
 
     def _connect(self) -> None:

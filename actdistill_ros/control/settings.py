@@ -107,12 +107,19 @@ def load(path: Path | None = None) -> DriverSettings:
 
 
 def default_file() -> Path:
-    """config/arm.yaml beside the package: in the source tree, or in the share folder of an installed one."""
+    return share_file(FILE)
+
+
+def share_file(name: Path) -> Path:
+    """A file of the package beside its modules: in the source tree, or in the share folder of an installed one.
+
+    Raises SettingsError if there is none.
+    """
     for folder in Path(__file__).resolve().parents:
-        for candidate in (folder / FILE, folder / "share" / "actdistill_ros" / FILE):
+        for candidate in (folder / name, folder / "share" / "actdistill_ros" / name):
             if candidate.is_file():
                 return candidate
-    raise SettingsError(f"no {FILE} above {Path(__file__).parent}: install the package with colcon or run from its source tree")
+    raise SettingsError(f"no {name} above {Path(__file__).parent}: install the package with colcon or run from its source tree")
 
 
 def _check(settings: DriverSettings) -> None:
