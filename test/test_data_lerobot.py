@@ -14,6 +14,7 @@ import pytest
 from actdistill_ros.contract.contract import CameraSpec
 from actdistill_ros.contract.preprocess import policy_view
 from actdistill_ros.data.lerobot import DataError, Dataset, Episode, Extra, Writer, finished_seeds, rebuild
+from actdistill_ros.data.video import Encoder
 
 CAMERAS = {"front": (32, 48), "wrist": (32, 32)}
 EXTRAS = {"chunk": (8, 7), "aux": (6,), "labelled": Extra((), "bool")}
@@ -115,6 +116,21 @@ def test_decoded_frames_are_kept_until_the_videos_change(recorded):
     assert np.array_equal(grown[: len(first)], first)
     assert [path.name for path in (recorded / "cache").iterdir()] != [kept.name]
     assert len(list((recorded / "cache").iterdir())) == 1
+
+
+def test_other_videos_of_the_same_length_are_decoded_again(recorded):
+    data = Dataset.open(recorded)
+    first = data.frames("wrist", size=16).copy()
+    videos = recorded / "videos/observation.images.wrist/chunk-000"
+    encoder = Encoder(videos / "other.mp4", 32, 32, fps=10)
+    for _ in range(len(episode(0)) + len(episode(1))):
+        encoder.write(np.full((32, 32, 3), 77, np.uint8))
+    encoder.close()
+    (videos / "other.mp4").replace(videos / "file-000.mp4")
+    changed = data.frames("wrist", size=16)
+    assert abs(int(changed[0].mean()) - 77) < 3
+    last = len(episode(4))
+    assert np.array_equal(changed[-last:], first[-last:])
 
 
 def test_frames_without_cache_leave_the_folder_alone(recorded):
@@ -231,6 +247,8 @@ def test_a_killed_recorder_loses_only_its_unfinished_file(tmp_path):
     assert recorder.stdout.readline() == "2\n"  # the third episode is in a file of two that is not finished
     kill(recorder)
     assert finished_seeds(folder) == {0, 1}
+    with pytest.raises(DataError, match="has no episodes yet; .* call data.index.rebuild"):
+        Dataset.open(folder)  # the recorder died before it could write meta/
     with writer(folder) as out:
         assert out.seeds == {0, 1}
         out.add(episode(2))
@@ -343,6 +361,16 @@ def test_missing_and_broken_files_are_named(recorded, tmp_path):
     (recorded / "meta/info.json").write_text('{"codebase_version": "v2.1"}')
     with pytest.raises(DataError, match=r"says version 'v2.1', this package reads 'v3.0'"):
         Dataset.open(recorded)
+
+
+def test_a_data_set_that_is_being_recorded_says_so(recorded):
+    out = writer(recorded)
+    out.add(episode(5))
+    out.add(episode(6))
+    with pytest.raises(DataError, match=r"has data files \[3\] that meta/ does not know; call data.index.rebuild"):
+        Dataset.open(recorded)
+    out.close()
+    assert len(Dataset.open(recorded).episodes) == 7
 
 
 def test_a_data_set_without_episodes_says_so(tmp_path):

@@ -90,8 +90,11 @@ def test_a_cancelled_task_says_when_it_has_ended(ros, graph, client):  # noqa: F
     assert client.ended() is None and client.progress() == (0, 0.0)
 
 
-def test_a_refused_task_is_said(graph, client):
+def test_a_refused_task_is_said_and_not_mixed_up_with_the_one_before(ros, graph, client):  # noqa: F811
     client.wait(10.0, lambda: None)
+    client.start("pick up the red block", 10.0)
+    graph.end(ros.until(lambda: graph.goals, "the goal")[0], "timeout", 5, 2.0)
+    ros.until(client.ended, "the end")
     graph.accepts = False
     with pytest.raises(TrialsError, match="execute_task refused “fly away”"):
         client.start("fly away", 10.0)
