@@ -41,18 +41,22 @@ class FakeWorld:
 
 
 def test_the_world_stages_after_the_arm_was_let_go_and_judges(folder):
-    order = []
+    order, pauses = [], []
     world = FakeWorld(
         folder,
+        {"enabled": True},
+        {"enabled": False},
         {"instruction": "lift the red block", "task": "lift"},
         {"success": False, "reason": "on the table"},
         {"success": True, "reason": "in the air"},
         {"success": False, "reason": "fell down"},
     )
-    judge = World(folder, "tabletop-hard", lambda: order.append(len(world.asked)))
+    judge = World(folder, "tabletop-hard", lambda: order.append(len(world.asked)), held_out=True, pause=pauses.append)
     assert judge.stage(LIFT) == "lift the red block"
     assert order == [0]
-    assert world.asked[0] == {"op": "reset", "suite": "tabletop-hard", "task": "lift", "seed": 3}
+    # The scene is set only once the motors are without power.
+    assert [request["op"] for request in world.asked] == ["status", "status", "reset"] and len(pauses) == 1
+    assert world.asked[2] == {"op": "reset", "suite": "tabletop-hard", "held_out": True, "task": "lift", "seed": 3}
     assert judge.look() is None
     assert judge.look().words == "in the air"
     assert (judge.decide().verdict, world.asked[-1]) == ("failure", {"op": "verdict"})
@@ -61,7 +65,7 @@ def test_the_world_stages_after_the_arm_was_let_go_and_judges(folder):
 
 
 def test_a_world_that_refuses_or_goes_away_ends_the_trials_with_its_words(folder):
-    world = FakeWorld(folder, {"error": "unknown suite 'x'; known suites: tabletop"})
+    world = FakeWorld(folder, {"enabled": False}, {"error": "unknown suite 'x'; known suites: tabletop"})
     judge = World(folder, "x", lambda: None)
     with pytest.raises(TrialsError, match="refused 'reset': unknown suite 'x'"):
         judge.stage(LIFT)

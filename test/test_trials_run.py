@@ -72,6 +72,8 @@ def test_wrong_arguments_are_refused_before_anything_starts(tmp_path):
         run.run(arguments("--json", str(tmp_path)))
     with pytest.raises(ValueError, match="models/none is no folder"):
         run.run(arguments("--checkpoint", "models/none"))
+    with pytest.raises(TrialsError, match="--timeout 0 leaves a trial no time"):
+        run.run(arguments("--timeout", "0"))
     with pytest.raises(SystemExit):
         arguments("--suite", "kitchen")
 
@@ -87,7 +89,8 @@ def test_a_complete_report_is_only_shown(tmp_path, capsys):
         "hardware": "sim",
         "judge": "world",
         "seed": 5,
-        "timeout_s": 30.0,
+        "timeout_s": 20.0,
+        "held_out": False,
     }
     report.write(args.json, results, 2, settings)
     before = args.json.read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import sys
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Client
 from pathlib import Path
@@ -12,17 +13,26 @@ from actdistill_ros.sim.protocol import WORLD, endpoint, recv_json, send_json
 from actdistill_ros.trials.protocol import FAILURE, SUCCESS, UNJUDGED, Judgement, Skipped, Trial, TrialsError
 
 ANSWER_S = 20.0
+POWER_OFF_S, POLL_S = 2.0, 0.05
 
 
 class World:
     """The simulator's own verdict, asked over `world.sock`.
 
-    let_go: called before the scene changes, so that the driver does not pull the arm back to where it was.
+    let_go: makes the driver take the power off the motors; nobody moves an arm, or the things around it, under power.
+    held_out: instructions are worded as training never did.
     """
 
-    def __init__(self, folder: Path, suite: str, let_go: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        suite: str,
+        let_go: Callable[[], None],
+        held_out: bool = False,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
         """Raises TrialsError if no world listens in `folder`."""
-        self._suite, self._let_go = suite, let_go
+        self._scene, self._let_go, self._pause = {"suite": suite, "held_out": held_out}, let_go, pause
         address = endpoint(folder, WORLD)
         try:
             self._connection = Client(address, family="AF_UNIX")
@@ -34,8 +44,12 @@ class World:
 
     def stage(self, trial: Trial) -> str:
         self._let_go()
-        answer = self._ask({"op": "reset", "suite": self._suite, "task": trial.task, "seed": trial.seed})
-        return answer["instruction"]
+        # The driver agrees at once and tells the motors with its next tick.
+        for _ in range(round(POWER_OFF_S / POLL_S)):
+            if not self.status().get("enabled"):
+                break
+            self._pause(POLL_S)
+        return self._ask({"op": "reset", **self._scene, "task": trial.task, "seed": trial.seed})["instruction"]
 
     def look(self) -> Judgement | None:
         judgement = self.decide()

@@ -23,12 +23,15 @@ _LAUNCH = {argument.name: argument for argument in bringup.ARGUMENTS}
 START_S = 180.0
 """How long a graph may take from start to its first task: loading weights on a busy machine takes a while."""
 FPS = round(1 / TICK_S)
+TIMEOUT_S = {"tabletop": 20.0, "tabletop-hard": 40.0}
+"""What the suites' own step limits take, 12 s a goal, and some for thinking."""
 INTERRUPTED = 130
 PICTURES = ("policy/overlay", "camera/front/image_raw")
 """What the film shows: the first of these topics that gives any picture."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    by_suite = ", ".join(f"{seconds:g} in {suite}" for suite, seconds in TIMEOUT_S.items())
     for name in ("hardware", "checkpoint", "suite", "namespace"):
         argument = _LAUNCH[name]
         choices = argument.choices or None
@@ -48,8 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=100_000, help="seed of the first scene; it counts up (default: %(default)s)"
     )
     parser.add_argument(
-        "--timeout", type=float, default=30.0, metavar="S", help="seconds for each trial (default: %(default)s)"
+        "--timeout", type=float, metavar="S", help=f"seconds for each trial (default: by suite, {by_suite})"
     )
+    parser.add_argument("--held-out", action="store_true", help="word the instructions as training never did")
     parser.add_argument(
         "--judge", choices=("world", "operator"), help="who gives the verdict (default: world in simulation)"
     )
@@ -72,10 +76,13 @@ def run(args: argparse.Namespace) -> int:
     if unknown := set(tasks) - set(_LAUNCH["task"].choices):
         raise TrialsError(f"unknown task {', '.join(sorted(unknown))}; known: {', '.join(_LAUNCH['task'].choices)}.")
     judge = args.judge or ("operator" if args.hardware == "real" else "world")
+    timeout_s = TIMEOUT_S[args.suite] if args.timeout is None else args.timeout
+    if not timeout_s > 0:
+        raise TrialsError(f"--timeout {timeout_s:g} leaves a trial no time; give seconds above 0.")
     trials = plan(args.checkpoint, tasks, args.trials, args.seed, args.instruction if judge == "operator" else ())
     settings = {
         "checkpoint": args.checkpoint, "suite": args.suite, "hardware": args.hardware, "judge": judge,
-        "seed": args.seed, "timeout_s": args.timeout,
+        "seed": args.seed, "timeout_s": timeout_s, "held_out": args.held_out,
     }  # fmt: skip
     for path in (args.json, args.video):
         _check_writable(path)
@@ -111,12 +118,16 @@ def _make(
         try:
             graph, alive = _graph(args, todo[0], stack)
             robot = _robot(graph, bool(args.video), alive, stack)
-            judge = World(graph.folder, args.suite, robot.let_go) if judge_name == "world" else Operator(_instruct)
+            judge = (
+                World(graph.folder, args.suite, robot.let_go, args.held_out)
+                if judge_name == "world"
+                else Operator(_instruct)
+            )
             stack.callback(judge.close)
             film = Film(_free(args.video), FPS) if args.video else None
             if film:
                 stack.callback(film.close)
-            conduct(todo, robot, judge, args.timeout, results, save, alive, film, robot.picture)
+            conduct(todo, robot, judge, settings["timeout_s"], results, save, alive, film, robot.picture)
         except KeyboardInterrupt:
             return True
         finally:
