@@ -12,11 +12,11 @@ class PolicyConfig:
     vocabulary: tuple[str, ...]
     cameras: tuple[str, ...] = ("front", "wrist")
     image_size: int = 96
-    vision_tokens: tuple[int, ...] = (14, 8)
+    vision_tokens: tuple[int, ...] = (12, 6)
     vision_width: int = 64
-    width: int = 192
-    heads: int = 6
-    feed_forward: int = 512
+    width: int = 160
+    heads: int = 5
+    feed_forward: int = 432
     layers: int = 12
     state_dim: int = 10
     chunk: int = 8

@@ -40,6 +40,7 @@ class Settings:
     warmup: int
     seed: int
     init: str
+    final_rate: float
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=8e-4)
     parser.add_argument("--warmup", type=int, default=150)
+    parser.add_argument("--final-rate", type=float, default=0.03, help="share of the learning rate that is left at the end")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--save-every", type=int, default=250)
@@ -57,8 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
+    torch.set_flush_denormal(True)  # averages of rarely used weights decay into denormals, which cost a hundred times more
     settings = Settings(
-        tuple(map(str, args.data)), args.steps, args.batch, args.learning_rate, args.warmup, args.seed, str(args.init or "")
+        tuple(map(str, args.data)), args.steps, args.batch, args.learning_rate, args.warmup, args.seed, str(args.init or ""),
+        args.final_rate,
     )
     samples = Samples(args.data, CAMERAS, PolicyConfig(()).image_size)
     trainer = Trainer(settings, samples, args.init)
@@ -90,7 +94,7 @@ class Trainer:
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         plain = [p for p in self.model.parameters() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))
+        self.optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
 
     @property
     def parameters(self) -> int:
@@ -204,11 +208,11 @@ def make_contract(samples: Samples, config: PolicyConfig) -> Contract:
 
 
 def learning_rate(settings: Settings, step: int) -> float:
-    """Linear warm-up, then half a cosine down to 3 %."""
+    """Linear warm-up, then half a cosine down to `final_rate` of the peak."""
     if step < settings.warmup:
         return settings.learning_rate * (step + 1) / settings.warmup
     share = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
-    return settings.learning_rate * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
+    return settings.learning_rate * (settings.final_rate + (1 - settings.final_rate) * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
 
 
 def _log(out: Path, line: dict) -> None:

@@ -7,6 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+PATCH = 4
+
+
 class FiLMBlock(nn.Module):
     """Residual convolution whose channels the instruction scales and shifts (Perez et al. 2018; RT-1 uses the same)."""
 
@@ -28,11 +31,10 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, tokens: int, width: int, language_dim: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 24, 5, stride=2, padding=2)
-        self.conv2 = nn.Conv2d(24, 48, 3, stride=2, padding=1)
+        self.patch = nn.Linear(3 * PATCH * PATCH, 48)
         self.fine = FiLMBlock(48, language_dim)
         self.conv3 = nn.Conv2d(48, 96, 3, stride=2, padding=1)
-        self.coarse = nn.ModuleList(FiLMBlock(96, language_dim) for _ in range(2))
+        self.coarse = FiLMBlock(96, language_dim)
         self.fine_out = nn.Conv2d(48, width, 1)
         self.coarse_out = nn.Conv2d(96, width, 1)
         self.film = nn.Linear(language_dim, 2 * width)
@@ -41,13 +43,11 @@ class ImageEncoder(nn.Module):
         nn.init.zeros_(self.film.bias)
 
     def forward(self, image: Tensor, language: Tensor) -> Tensor:
-        x = F.gelu(self.conv1(image))  # (B, 24, S/2, S/2)
-        x = F.gelu(self.conv2(x))  # (B, 48, S/4, S/4)
+        patches = F.pixel_unshuffle(image, PATCH).permute(0, 2, 3, 1)  # (B, S/4, S/4, 48)
+        x = F.gelu(self.patch(patches)).permute(0, 3, 1, 2)  # (B, 48, S/4, S/4)
         fine = self.fine(x, language)
         coarse = F.gelu(self.conv3(fine))  # (B, 96, S/8, S/8)
-        for block in self.coarse:
-            coarse = block(coarse, language)
-        up = F.interpolate(self.coarse_out(coarse), scale_factor=2, mode="bilinear", align_corners=False)
+        up = F.interpolate(self.coarse_out(self.coarse(coarse, language)), scale_factor=2, mode="bilinear", align_corners=False)
         scale, shift = self.film(language)[:, :, None, None].chunk(2, dim=1)
         features = F.gelu((self.fine_out(fine) + up) * (1 + scale) + shift)  # (B, W, S/4, S/4)
         attention = self.maps(features).flatten(2).softmax(-1)  # (B, K, P)

@@ -65,7 +65,7 @@ class TabletopEnv:
         """`act`, count, let a nudge happen; whether the task is achieved now."""
         self.act(action)
         self.steps += 1
-        self._nudge()
+        self.nudge()
         return self.success()
 
     def success(self) -> bool:
@@ -85,7 +85,7 @@ class TabletopEnv:
         self.tcp_commanded, self.q_commanded = tcp, q
         return actions
 
-    def _nudge(self) -> None:
+    def nudge(self) -> None:
         nudge = self.stage.nudge
         if nudge is None or self.steps != nudge.step:
             return

@@ -2,7 +2,8 @@
 
 `motors.sock`  each command is answered by one feedback, as on a bus:
                COMMAND (enable, six joint targets, gripper opening) -> FEEDBACK (stamp, joints, gripper, fault codes).
-`camera.sock`  the client names a camera and a rate once (JSON); frames follow (FRAME header + RGB bytes) until it closes.
+`camera.sock`  the client names a camera once, {"camera": "front"}; the answer is its intrinsics (height, width, fx, fy, cx, cy) or
+               {"error": …}, as JSON; then frames follow (FRAME header + RGB bytes in one message) until either side closes.
 `world.sock`   JSON requests and answers for whoever stages the scene: reset, verdict, status, inject.
 Messages travel by `multiprocessing.connection` `send_bytes`/`recv_bytes`; nothing is unpickled.
 """

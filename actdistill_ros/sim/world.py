@@ -147,7 +147,15 @@ class Eyes:
 
     def see(self, data: mujoco.MjData, camera: str) -> np.ndarray:
         """(pixels, pixels, 3) uint8 RGB."""
+        self.look(data, camera)
+        return self.render()
+
+    def look(self, data: mujoco.MjData, camera: str) -> None:
+        """Take in the world as it is now; it may change before `render`."""
         self._renderer.update_scene(data, camera=camera)
+
+    def render(self) -> np.ndarray:
+        """(pixels, pixels, 3) uint8 RGB of what was last looked at."""
         return self._renderer.render()
 
     def close(self) -> None:
