@@ -96,7 +96,6 @@ def _work(job: Job, progress) -> None:
     from actdistill_ros.sim.env import TabletopEnv
 
     os.environ["LP_NUM_THREADS"] = "1"
-    os.environ.setdefault("MUJOCO_GL", "egl")
     policy = None
     if job.policy is not None:
         import torch

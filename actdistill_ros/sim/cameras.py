@@ -26,11 +26,15 @@ class CameraBank:
         self._frames: dict[str, tuple[int, bytes]] = {}
         self._watchers = dict.fromkeys(names, 0)
         self._unplugged: set[str] = set()
-        self._stop = threading.Event()
+        self._stop, self._ready, self._failure = threading.Event(), threading.Event(), ""
         self._thread = threading.Thread(target=self._render, daemon=True)
 
     def start(self) -> None:
+        """Raises RuntimeError if this machine cannot render."""
         self._thread.start()
+        self._ready.wait()
+        if self._failure:
+            raise RuntimeError(f"cameras cannot be rendered ({self._failure}); install Mesa's EGL (libegl1, libgl1-mesa-dri)")
 
     def stop(self) -> None:
         self._stop.set()
@@ -75,7 +79,13 @@ class CameraBank:
         return self._stop.is_set() or name in self._unplugged or self._frames.get(name, (0, b""))[0] > seen
 
     def _render(self) -> None:
-        eyes = Eyes(self._rig.env.world.model, self._pixels)  # here: the OpenGL context belongs to this thread
+        try:
+            eyes = Eyes(self._rig.env.world.model, self._pixels)  # here: the OpenGL context belongs to this thread
+        except Exception as error:  # whatever the graphics driver says, `start` has to tell it
+            self._failure = str(error)
+            return
+        finally:
+            self._ready.set()
         number, deadline = 0, time.monotonic()
         while not self._stop.is_set():
             number += 1

@@ -21,17 +21,16 @@ PHYSICS_S = 0.008  # physics is advanced in slices this long
 
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
-    os.environ.setdefault("MUJOCO_GL", "egl")
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     try:
         server = Server(args.endpoint, tuple(args.cameras.split(",")), args.fps, args.pixels)
         server.rig.reset(args.suite, args.task, args.seed)
-    except (OSError, StagingError, ValueError) as error:
+        server.start()
+    except (OSError, StagingError, ValueError, RuntimeError) as error:
         print(f"sim_world: {error}", file=sys.stderr)
         return 2
-    server.start()
     print("ready", flush=True)
     server.run(stop)
     server.close()
@@ -64,6 +63,7 @@ class Server:
         self._paths = [protocol.endpoint(endpoint, name) for name in self._listeners]
 
     def start(self) -> None:
+        """Raises RuntimeError if this machine cannot render."""
         self.cameras.start()
         serve = {protocol.MOTORS: self._motors, protocol.CAMERA: self._camera, protocol.WORLD: self._world}
         for name, handler in serve.items():

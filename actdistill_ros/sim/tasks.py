@@ -67,7 +67,7 @@ def stays_reached(world: World, goal: Goal) -> bool:
 def achieved(world: World, task: Task, starts: dict[str, np.ndarray]) -> bool:
     """The verdict: the last goal is reached and all earlier ones still hold."""
     earlier = all(stays_reached(world, goal) for goal in task.goals[:-1])
-    return earlier and reached(world, task.goals[-1], starts[task.goals[-1].block])
+    return earlier and bool(reached(world, task.goals[-1], starts[task.goals[-1].block]))
 
 
 def reached(world: World, goal: Goal, start: np.ndarray) -> bool:
