@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from actdistill_ros.policy.model import Prediction
+from actdistill_ros.policy.model import METRES_TO_UNITS, Prediction
 
 TRANSITION_WEIGHT = 5.0
 SCENE_WEIGHT, FOCUS_WEIGHT = 2.0, 2.0
-METRES_TO_UNITS = 10.0  # places are learnt in decimetres, so that their loss is about as large as the motion's
 
 
 @dataclass(frozen=True)

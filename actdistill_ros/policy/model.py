@@ -12,11 +12,13 @@ from actdistill_ros.policy.config import PolicyConfig
 from actdistill_ros.policy.decoder import RoutedDecoder
 from actdistill_ros.policy.vision import ImageEncoder
 
+METRES_TO_UNITS = 10.0  # places are learnt in decimetres, so that their loss is about as large as the motion's
+
 
 @dataclass(frozen=True)
 class Prediction:
-    """motion: (B, K, 6) normalised deltas; gripper: (B, K) logits of open; scene: (B, A) object places seen by the encoders [m];
-    focus: (B, 3) place of the block that the next action is about [m]."""
+    """motion: (B, K, 6) normalised deltas; gripper: (B, K) logits of open; scene: (B, A) object places seen by the encoders [dm];
+    focus: (B, 3) place of the block that the next action is about [dm]."""
 
     motion: Tensor
     gripper: Tensor

@@ -16,7 +16,7 @@ from actdistill_ros.contract.contract import Contract, ContractError
 from actdistill_ros.contract.observation import Observation
 from actdistill_ros.contract.preprocess import denormalise, policy_view, state_vector
 from actdistill_ros.policy import checkpoint
-from actdistill_ros.policy.model import Policy
+from actdistill_ros.policy.model import METRES_TO_UNITS, Policy
 from actdistill_ros.policy.tokenizer import Tokenizer, words
 
 
@@ -78,6 +78,14 @@ class PolicyRuntime:
         stages = {"preprocess": prepared - start, "encode": encoded - prepared, "decoder": decoded - encoded, "head": end - decoded}
         latency_ms = {name: seconds * 1e3 for name, seconds in stages.items()} | {"step": (end - start) * 1e3}
         return StepResult(chunk, self._plan.astype(np.float32), self._plan.copy(), latency_ms)
+
+    @torch.inference_mode()
+    def locate(self, observation: Observation) -> np.ndarray:
+        """(17,) where the policy believes the objects are and, last three, the block it is about [m in `base_link`]."""
+        images, instruction, state = self._inputs(observation)
+        prediction = self._model(images, instruction, state, torch.ones(1, device=self._device), self._plan)
+        places = torch.cat([prediction.scene[0], prediction.focus[0]]) / METRES_TO_UNITS
+        return places.float().cpu().numpy()
 
     def _inputs(self, observation: Observation) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
         images = {}

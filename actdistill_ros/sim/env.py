@@ -6,7 +6,7 @@ import numpy as np
 
 from actdistill_ros.contract.chunk import GRIPPER, ROTATION, TRANSLATION
 from actdistill_ros.contract.observation import ArmPose, Observation
-from actdistill_ros.control import kinematics
+from actdistill_ros.control import envelope, kinematics, settings
 from actdistill_ros.control.pose import integrate
 from actdistill_ros.sim import expert, layout
 from actdistill_ros.sim.staging import Stage, set_stage
@@ -15,8 +15,6 @@ from actdistill_ros.sim.world import Eyes, World
 
 PERIOD_S = 0.1
 TICKS = 5  # joint commands per action
-WORKSPACE_MIN_M = np.array([0.12, -0.26, layout.TABLE_Z_M + 0.008])
-WORKSPACE_MAX_M = np.array([0.46, 0.26, 0.18])
 HOME_Q = kinematics.solve(
     ArmPose(layout.HOME_TCP_M, layout.GRIPPER_DOWN), np.array([0.0, 1.5, 1.2, -1.2, 0.0, 0.0])
 ).q
@@ -28,6 +26,7 @@ class TabletopEnv:
     def __init__(self, pixels: int | None = layout.FRAME_PIXELS) -> None:
         """`pixels=None` renders nothing (labels and expert runs need no pictures)."""
         self.world = World()
+        self._settings = settings.load()
         self.eyes = Eyes(self.world.model, pixels) if pixels else None
         self.stage: Stage | None = None
         self.steps = 0
@@ -38,6 +37,7 @@ class TabletopEnv:
         self.stage = set_stage(self.world, suite, task, seed, held_out)
         self.tcp_commanded = kinematics.forward(HOME_Q)
         self.q_commanded = HOME_Q.copy()
+        self.gripper_commanded = 1.0
         self.steps = 0
         self.world.step(0.2)
         return self.observe()
@@ -50,16 +50,17 @@ class TabletopEnv:
 
     def act(self, action: np.ndarray) -> None:
         """One action (7,) over one period."""
-        goal = integrate(self.tcp_commanded, action[TRANSLATION], action[ROTATION])
-        goal = ArmPose(np.clip(goal.position_m, WORKSPACE_MIN_M, WORKSPACE_MAX_M), goal.rotation)
+        wanted = integrate(self.tcp_commanded, action[TRANSLATION], action[ROTATION])
+        goal, _ = envelope.clamp_to_workspace(wanted, self.tcp_commanded, self._settings)
         solution = kinematics.solve(goal, self.q_commanded)
-        if solution.position_error_m > 0.002 or solution.rotation_error_rad > 0.02:
-            goal = kinematics.forward(solution.q)
-        start, gripper = self.q_commanded, float(np.clip(action[GRIPPER], 0.0, 1.0))
+        start, q = self.q_commanded, solution.q
+        gripper = float(np.clip(action[GRIPPER], 0.0, 1.0))
+        if envelope.solution_refusal(solution, goal, start, self._settings):
+            q, goal, gripper = start, self.tcp_commanded, self.gripper_commanded  # the driver refuses it too, and holds
         for tick in range(1, TICKS + 1):
-            self.world.command(start + (solution.q - start) * (tick / TICKS), gripper)
+            self.world.command(start + (q - start) * (tick / TICKS), gripper)
             self.world.step(PERIOD_S / TICKS)
-        self.q_commanded, self.tcp_commanded = solution.q, goal
+        self.q_commanded, self.tcp_commanded, self.gripper_commanded = q, goal, gripper
 
     def step(self, action: np.ndarray) -> bool:
         """`act`, count, let a nudge happen; whether the task is achieved now."""
@@ -76,13 +77,13 @@ class TabletopEnv:
 
     def expert_chunk(self, length: int) -> np.ndarray:
         """(length, 7): what the expert would do from here; the world is put back as it was."""
-        snapshot, tcp, q = self.world.save(), self.tcp_commanded, self.q_commanded
+        snapshot, before = self.world.save(), (self.tcp_commanded, self.q_commanded, self.gripper_commanded)
         actions = np.empty((length, 7))
         for i in range(length):
             actions[i] = self.expert_action()
             self.act(actions[i])
         self.world.restore(snapshot)
-        self.tcp_commanded, self.q_commanded = tcp, q
+        self.tcp_commanded, self.q_commanded, self.gripper_commanded = before
         return actions
 
     def nudge(self) -> None:

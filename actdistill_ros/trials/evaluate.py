@@ -1,0 +1,233 @@
+"""`actdistill eval`: closed-loop success of a checkpoint in the simulator, without ROS, as fast as the machine goes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from actdistill_ros.contract.contract import ContractError
+from actdistill_ros.sim.staging import SUITES, TASKS, check
+from actdistill_ros.trials.interval import wilson
+from actdistill_ros.trials.report import machine
+
+FILM_LIMIT = 12  # failures that a film shows
+
+
+@dataclass(frozen=True)
+class Order:
+    """One worker's episodes: (number, task, seed) each."""
+
+    checkpoint: Path
+    suite: str
+    episodes: tuple[tuple[int, str, int], ...]
+    held_out: bool
+    execute: int | None
+    film: bool
+    threads: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One episode. first_mm: how far off the first look placed the block that mattered; frames: front camera, of failures only."""
+
+    number: int
+    task: str
+    seed: int
+    instruction: str
+    success: bool
+    steps: int
+    first_mm: float
+    step_ms: tuple[float, ...]
+    decoder_ms: tuple[float, ...]
+    layers: float
+    layers_total: int
+    frames: np.ndarray | None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--suite", choices=SUITES, default="tabletop")
+    parser.add_argument("--episodes", type=int, default=200, help="tasks take turns: episode i is task i mod 4 with seed + i")
+    parser.add_argument("--seed", type=int, default=100_000)
+    parser.add_argument("--task", choices=TASKS, help="this task only")
+    parser.add_argument("--held-out", action="store_true", help="instructions phrased as training never phrased them")
+    parser.add_argument("--execute", type=int, help="actions run per chunk (default: what the contract says)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--threads", type=int, default=1, help="torch threads of each worker")
+    parser.add_argument("--json", type=Path, help="write what was measured to this file")
+    parser.add_argument("--video", type=Path, help=f"film of the first {FILM_LIMIT} failures")
+
+
+def run(args: argparse.Namespace) -> int:
+    from actdistill_ros.policy import checkpoint
+
+    if args.episodes < 1:
+        raise ContractError(f"--episodes is {args.episodes}, expected at least 1")
+    check(args.suite, args.task)
+    checkpoint.load(args.checkpoint)  # an error here is one sentence; in a worker it would be a page
+    tasks = (args.task,) if args.task else TASKS
+    episodes = [(i, tasks[i % len(tasks)], args.seed + i) for i in range(args.episodes)]
+    outcomes = sorted(_all(args, episodes), key=lambda outcome: outcome.number)
+    if len(outcomes) < len(episodes):
+        print(f"only {len(outcomes)} of {len(episodes)} episodes ended; nothing is written.", file=sys.stderr)
+        return 1
+    body = report(outcomes, args)
+    print(table(body))
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(body, indent=1) + "\n")
+    if args.video:
+        _film(args.video, outcomes)
+    return 0
+
+
+def _all(args: argparse.Namespace, episodes: Sequence[tuple[int, str, int]]) -> list[Outcome]:
+    context = multiprocessing.get_context("spawn")
+    queue, film = context.Queue(), args.video is not None
+    orders = [
+        Order(args.checkpoint, args.suite, tuple(episodes[i :: args.workers]), args.held_out, args.execute, film, args.threads)
+        for i in range(args.workers)
+    ]
+    workers = [context.Process(target=_work, args=(order, queue), daemon=True) for order in orders if order.episodes]
+    for worker in workers:
+        worker.start()
+    outcomes, start = [], time.monotonic()
+    try:
+        while len(outcomes) < len(episodes) and not any(worker.exitcode not in (None, 0) for worker in workers):
+            if queue.empty():
+                workers[0].join(0.1)
+                continue
+            outcomes.append(queue.get())
+            n = len(outcomes)
+            if n % 20 == 0 or n == len(episodes):
+                left = (time.monotonic() - start) / n * (len(episodes) - n)
+                print(f"{n}/{len(episodes)}  success {np.mean([o.success for o in outcomes]):.1%}  {left:.0f} s left", flush=True)
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.join()
+    return outcomes
+
+
+def _work(order: Order, queue) -> None:
+    os.environ["LP_NUM_THREADS"] = "1"
+    import torch
+
+    from actdistill_ros.policy.runtime import PolicyRuntime
+    from actdistill_ros.sim.env import TabletopEnv
+
+    torch.set_num_threads(order.threads)
+    runtime, env = PolicyRuntime.load(order.checkpoint), TabletopEnv()
+    for number, task, seed in order.episodes:
+        queue.put(episode(env, runtime, order, number, task, seed))
+    env.close()
+
+
+def episode(env, runtime, order: Order, number: int, task: str, seed: int) -> Outcome:
+    """One closed loop: look, infer, run the chunk's first actions, look again."""
+    from actdistill_ros.data.rollout import aux_targets
+
+    observation = env.reset(order.suite, task, seed, order.held_out)
+    first_mm = float(np.linalg.norm(runtime.locate(observation)[-3:] - aux_targets(env)[-3:]) * 1e3)
+    execute = order.execute or runtime.contract.action.execute
+    frames, results, success = [], [], False
+    while not success and env.steps < env.stage.task.max_steps:
+        result = runtime.step(observation)
+        results.append(result)
+        for action in result.chunk.actions[:execute]:
+            if order.film:
+                frames.append(observation.images["front"])
+            success = env.step(action)
+            if success:
+                break
+        observation = env.observe()
+    return Outcome(
+        number=number,
+        task=task,
+        seed=seed,
+        instruction=env.stage.task.instruction,
+        success=success,
+        steps=env.steps,
+        first_mm=first_mm,
+        step_ms=tuple(r.latency_ms["step"] for r in results),
+        decoder_ms=tuple(r.latency_ms["decoder"] for r in results),
+        layers=float(np.mean([r.executed.sum() for r in results])),
+        layers_total=len(results[0].executed),
+        frames=np.stack(frames) if order.film and not success else None,
+    )
+
+
+def report(outcomes: Sequence[Outcome], args: argparse.Namespace) -> dict:
+    """The JSON body."""
+    successes = [int(o.success) for o in outcomes]
+    layers, total = float(np.mean([o.layers for o in outcomes])), outcomes[0].layers_total
+    return {
+        "checkpoint": str(args.checkpoint),
+        "suite": args.suite,
+        "held_out_phrases": args.held_out,
+        "success_rate": float(np.mean(successes)),
+        "ci95": list(wilson(sum(successes), len(successes))),
+        "episodes": len(outcomes),
+        "seed": args.seed,
+        "tasks": {task: _rates([o for o in outcomes if o.task == task]) for task in dict.fromkeys(o.task for o in outcomes)},
+        "mean_steps": float(np.mean([o.steps for o in outcomes])),
+        "budget": 1.0,
+        "decoder_flops_share": layers / total,
+        "layers_executed_mean": layers,
+        "decoder_ms": _percentiles([t for o in outcomes for t in o.decoder_ms]),
+        "step_ms": _percentiles([t for o in outcomes for t in o.step_ms]),
+        "first_look_mm": _percentiles([o.first_mm for o in outcomes]),
+        "outcomes": successes,
+        "failures": [{"task": o.task, "seed": o.seed, "instruction": o.instruction} for o in outcomes if not o.success],
+        "device": "cpu",
+        "dtype": "float32",
+        "threads": args.threads,
+        "workers": args.workers,
+        **machine(),
+    }
+
+
+def _rates(outcomes: Sequence[Outcome]) -> dict:
+    successes = sum(o.success for o in outcomes)
+    return {
+        "success_rate": successes / len(outcomes),
+        "episodes": len(outcomes),
+        "ci95": list(wilson(successes, len(outcomes))),
+        "mean_steps": float(np.mean([o.steps for o in outcomes])),
+    }
+
+
+def _percentiles(values: Sequence[float]) -> dict[str, float]:
+    return {"p50": float(np.percentile(values, 50)), "p95": float(np.percentile(values, 95))}
+
+
+def table(body: dict) -> str:
+    lines = [f"{'task':<8}{'success':>9}{'episodes':>10}{'95 % interval':>18}{'steps':>8}"]
+    for name, rates in [*body["tasks"].items(), ("all", body)]:
+        low, high = rates["ci95"]
+        interval = f"{100 * low:.0f} … {100 * high:.0f} %"
+        lines.append(f"{name:<8}{100 * rates['success_rate']:>7.1f} %{rates['episodes']:>10}{interval:>18}{rates['mean_steps']:>8.1f}")
+    look, step, decoder = body["first_look_mm"], body["step_ms"], body["decoder_ms"]
+    lines.append(
+        f"first look {look['p50']:.1f} mm (p95 {look['p95']:.1f}); step {step['p50']:.1f} ms (p95 {step['p95']:.1f}), decoder "
+        f"{decoder['p50']:.1f} ms (p95 {decoder['p95']:.1f}); {body['workers']} workers × {body['threads']} threads"
+    )
+    return "\n".join(lines)
+
+
+def _film(path: Path, outcomes: Sequence[Outcome]) -> None:
+    from actdistill_ros.trials.video import caption, write_mp4
+
+    failed = [o for o in outcomes if o.frames is not None][:FILM_LIMIT]
+    frames = (caption(frame, o.instruction, "failure") for o in failed for frame in o.frames)
+    count = write_mp4(path, frames, 10)
+    print(f"{path}: {len(failed)} failures, {count} frames" if count else f"{path}: nothing failed, so there is no film")
