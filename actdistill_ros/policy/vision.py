@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 
 PATCH = 4
+SHARPNESS = 10.0  # a softmax that starts flat over hundreds of places learns to look very slowly
 
 
 class FiLMBlock(nn.Module):
@@ -50,7 +51,7 @@ class ImageEncoder(nn.Module):
         up = F.interpolate(self.coarse_out(self.coarse(coarse, language)), scale_factor=2, mode="bilinear", align_corners=False)
         scale, shift = self.film(language)[:, :, None, None].chunk(2, dim=1)
         features = F.gelu((self.fine_out(fine) + up) * (1 + scale) + shift)  # (B, W, S/4, S/4)
-        attention = self.maps(features).flatten(2).softmax(-1)  # (B, K, P)
+        attention = (SHARPNESS * self.maps(features)).flatten(2).softmax(-1)  # (B, K, P)
         seen = attention @ features.flatten(2).transpose(1, 2)  # (B, K, W)
         place = attention @ self._grid(features)  # (B, K, 2)
         return torch.cat([seen, place], dim=-1)  # (B, K, W + 2)
