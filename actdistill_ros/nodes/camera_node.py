@@ -7,6 +7,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import cv2
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from sensor_msgs.msg import CameraInfo, Image
@@ -166,6 +167,7 @@ class CameraNode(LifecycleNode):
 
 
 def main(args: list[str] | None = None) -> int:
+    cv2.setNumThreads(1)  # images are small and the cores are shared: threads would wait longer than they work
     return lifecycle.run(CameraNode, args)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import cv2
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from sensor_msgs.msg import Image
@@ -238,6 +239,7 @@ class InferenceNode(LifecycleNode):
 
 
 def main(args: list[str] | None = None) -> int:
+    cv2.setNumThreads(1)  # images are small and the cores are shared: threads would wait longer than they work
     return lifecycle.run(InferenceNode, args)
 
 
