@@ -23,6 +23,8 @@ class Motors:
         self.answer = None  # bytes instead of feedback
         self.log: list[tuple[int, tuple[float, ...]]] = []
         self._ended = threading.Event()
+        self._running = threading.Event()
+        self._running.set()
         self._listener = Listener(endpoint(folder, MOTORS), family="AF_UNIX")
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
@@ -32,6 +34,7 @@ class Motors:
             try:
                 with self._listener.accept() as self._connection:
                     while not self._ended.is_set():
+                        self._running.wait()
                         if self._connection.poll(0.005):
                             self._take(self._connection.recv_bytes())
             except (EOFError, OSError):
@@ -48,6 +51,13 @@ class Motors:
     def feedback(self) -> bytes:
         stamp_s = time.time() + self.stamp_shift_s
         return FEEDBACK.pack(stamp_s, *self.q, *[0.0] * 12, self.gripper, *self.faults)
+
+    def pause(self) -> None:
+        """As a world that is stuck: connected, but nobody reads."""
+        self._running.clear()
+
+    def go_on(self) -> None:
+        self._running.set()
 
     def close(self) -> None:
         """As a world that dies: nobody listens any more, and whoever is connected is cut off."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Client, Connection
@@ -15,7 +16,8 @@ from actdistill_ros.sim.protocol import COMMAND, FAULTS, FEEDBACK, MOTOR_NAMES, 
 ANSWER_S = 1.0
 """How long the motors may take to answer the first command."""
 UNANSWERED = 5
-"""Commands that may be under way; a world that answers none gets no more, so that `send` never blocks on a full socket."""
+"""Commands that may be under way; motors that answer none of them are only asked again every `PROBE_S`."""
+PROBE_S = 0.1
 
 
 class SimArm:
@@ -25,7 +27,7 @@ class SimArm:
         self._folder, self._clock = folder, clock
         self._connection: Connection | None = None
         self._feedback: JointFeedback | None = None
-        self._unanswered = 0
+        self._unanswered, self._sent_s = 0, 0.0
 
     def connect(self) -> JointFeedback:
         path = endpoint(self._folder, MOTORS)
@@ -56,7 +58,7 @@ class SimArm:
         try:
             while self._connection.poll():
                 self._feedback = self._parse(self._connection.recv_bytes())
-                self._unanswered = max(0, self._unanswered - 1)
+                self._unanswered = 0  # an answer, to whichever command: somebody listens
         except (EOFError, OSError) as error:
             self._drop()
             raise ArmError(self._gone(str(error) or "closed")) from error
@@ -79,14 +81,21 @@ class SimArm:
     def _write(self, enable: int, position_rad: np.ndarray, gripper: float) -> None:
         if self._connection is None:
             raise ArmError(self._gone("not connected"))
-        if self._unanswered >= UNANSWERED:
+        # Commands that pile up while the world is stuck would be played back all at once, and in the end `send` would block.
+        if self._unanswered >= UNANSWERED and not self._may_probe():
             return
+        self._sent_s = time.monotonic()
         try:
             self._connection.send_bytes(COMMAND.pack(enable, *position_rad, gripper))
         except OSError as error:
             self._drop()
             raise ArmError(self._gone(str(error))) from error
         self._unanswered += 1
+
+    def _may_probe(self) -> bool:
+        if time.monotonic() - self._sent_s < PROBE_S:
+            return False
+        return bool(select.select([], [self._connection], [], 0.0)[1])
 
     def _parse(self, data: bytes) -> JointFeedback:
         if len(data) != FEEDBACK.size:
