@@ -34,6 +34,7 @@ class VideoFile:
         self._size, self._calibration = (width, height), intrinsics
         self._clock, self._sleep = clock, sleep
         self._capture: cv2.VideoCapture | None = None
+        self._next: np.ndarray | None = None
 
     def open(self) -> Intrinsics:
         if not self._path.is_file():
@@ -46,39 +47,40 @@ class VideoFile:
         width = self._size[0] or int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
         height = self._size[1] or int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
         self._size = (width, height)
-        self._capture, self._due_s = capture, self._clock()
+        self._capture, self._next, self._due_s = capture, None, self._clock()
         return self._calibration or Intrinsics(height, width, 0.0, 0.0, 0.0, 0.0)
 
     def read(self, timeout_s: float) -> Frame | None:
         if self._capture is None:
             raise CameraError(f"video file {self._path} is not open")
+        # Decoded before it is due: a camera needs no time for that after the capture.
+        if self._next is None:
+            self._next = self._decode()
         wait_s = self._due_s - self._clock()
-        if wait_s > timeout_s:
-            self._sleep(timeout_s)
-            return None
         if wait_s > 0:
-            self._sleep(wait_s)
+            self._sleep(min(wait_s, timeout_s))
+        if wait_s > timeout_s:
+            return None
         # The capture time is when the frame was due, not when the reader woke up: the pace must not depend on the load.
         late = max(0, int((self._clock() - self._due_s) / self._period_s))
-        for _ in range(late):
-            self._grab()
+        image = self._decode(late) if late else self._next
         stamp_s = self._due_s + late * self._period_s
-        self._grab()
-        self._due_s = stamp_s + self._period_s
-        image = self._capture.retrieve()[1][:, :, ::-1]
-        if (image.shape[1], image.shape[0]) != self._size:
-            image = cv2.resize(image, self._size, interpolation=cv2.INTER_AREA)
-        return Frame(np.ascontiguousarray(image), stamp_s)
+        self._next, self._due_s = None, stamp_s + self._period_s
+        return Frame(image, stamp_s)
 
     def close(self) -> None:
         if self._capture is not None:
             self._capture.release()
             self._capture = None
 
-    def _grab(self) -> None:
-        """Next frame; at the end from the start again. Raises CameraError when the video is over."""
-        if self._capture.grab():
-            return
-        self._capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
-        if not self._loop or not self._capture.grab():
-            raise CameraError(f"video file {self._path} is over; set loop to play it again")
+    def _decode(self, ahead: int = 1) -> np.ndarray:
+        """The frame `ahead` frames on, RGB; at the end from the start again. Raises CameraError when the video is over."""
+        for _ in range(ahead):
+            if not self._capture.grab():
+                self._capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
+                if not self._loop or not self._capture.grab():
+                    raise CameraError(f"video file {self._path} is over; set loop to play it again")
+        image = cv2.cvtColor(self._capture.retrieve()[1], cv2.COLOR_BGR2RGB)
+        if (image.shape[1], image.shape[0]) != self._size:
+            image = cv2.resize(image, self._size, interpolation=cv2.INTER_AREA)
+        return image

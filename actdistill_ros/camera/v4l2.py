@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 
 import cv2
-import numpy as np
 
 from actdistill_ros.camera.source import CameraError, Frame, Intrinsics
 
@@ -84,7 +83,7 @@ class V4l2Camera:
                 break
         stamp_s = self._clock() - (ended - (captured or ended))
         good, image = self._capture.retrieve()
-        return Frame(np.ascontiguousarray(image[:, :, ::-1]), stamp_s) if good else None
+        return Frame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), stamp_s) if good else None
 
     def close(self) -> None:
         if self._capture is not None:
