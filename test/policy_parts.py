@@ -24,7 +24,9 @@ def tiny_checkpoint(folder: Path) -> Path:
     """Cameras front and wrist at 48 × 48, two layers; 8 actions of 0.1 s, 4 of them executed."""
     torch.manual_seed(0)
     vocabulary = tuple(sorted({word for text in INSTRUCTIONS for word in text.split()}))
-    config = PolicyConfig(vocabulary, image_size=32, vision_tokens=(2, 2), vision_width=8, width=20, feed_forward=16, layers=2)
+    config = PolicyConfig(
+        vocabulary, image_size=32, vision_tokens=(2, 2), vision_width=8, width=20, feed_forward=16, layers=2
+    )
     statistics = Statistics((-0.01,) * 6 + (0.0,), (0.01,) * 6 + (1.0,), (True,) * 6 + (False,), 1)
     contract = Contract(
         robot="x5",

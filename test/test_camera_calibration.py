@@ -19,7 +19,9 @@ distortion_coefficients: {rows: 1, cols: 5, data: [0.1, -0.2, 0, 0.01, 0]}
 
 def test_a_calibration_file_is_read(tmp_path):
     (tmp_path / "front.yaml").write_text(FILE)
-    assert load(tmp_path / "front.yaml") == Intrinsics(480, 640, 600.5, 601.0, 320.0, 240.5, (0.1, -0.2, 0.0, 0.01, 0.0))
+    assert load(tmp_path / "front.yaml") == Intrinsics(
+        480, 640, 600.5, 601.0, 320.0, 240.5, (0.1, -0.2, 0.0, 0.01, 0.0)
+    )
 
 
 @pytest.mark.parametrize("text", ["- a list", "image_width: 640", FILE.replace("600.5, ", ""), "{", ""])

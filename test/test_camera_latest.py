@@ -95,7 +95,11 @@ def test_an_unplugged_camera_is_named_with_its_moment_and_opened_again(rig):
     assert (unplugged.problem, unplugged.since_s, unplugged.outages) == ("unplugged", 107.0, 1)
     now[0] = 109.0
     absent = watcher.health.get(timeout=5)
-    assert (absent.problem, absent.since_s, absent.outages) == ("not there", 107.0, 1)  # one outage, since its beginning
+    assert (absent.problem, absent.since_s, absent.outages) == (
+        "not there",
+        107.0,
+        1,
+    )  # one outage, since its beginning
 
     source.openable = True
     source.script.put(frame(3.0))

@@ -80,7 +80,9 @@ def test_a_camera_that_goes_is_named_on_diagnostics_while_the_node_lives_and_com
         return found[-1] if found else None
 
     error = ros.until(lambda: status_of(DiagnosticStatus.ERROR), "an error on /diagnostics")
-    assert "short.avi is over" in error.message and " s)" in error.message and error.name == "/camera_node: camera front"
+    assert (
+        "short.avi is over" in error.message and " s)" in error.message and error.name == "/camera_node: camera front"
+    )
     heard.clear()
     ok = ros.until(lambda: status_of(DiagnosticStatus.OK), "the camera's return")
     assert int({v.key: v.value for v in ok.values}["outages"]) >= 1

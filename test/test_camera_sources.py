@@ -216,7 +216,7 @@ INTRINSICS = {"height": 4, "width": 6, "fx": 5.8, "fy": 5.8, "cx": 2.5, "cy": 1.
 
 
 class World:
-    """The camera side of the simulated world for one client: its answer at once, the frames on `go`; then it hangs up."""
+    """The camera side of the simulated world for one client: its answer at once, frames on `go`; then it hangs up."""
 
     def __init__(self, folder, answer: dict, frames: list[bytes]) -> None:
         self.request = {}

@@ -32,7 +32,9 @@ RED_PIXEL_PAIR = {
     "yuv422_yuy2": [82, 90, 82, 240],
     "yuyv": [82, 90, 82, 240],
 }
-BLACK_PIXEL_PAIR = {name: [128, 16] * 2 if "uyvy" in name or name == "yuv422" else [16, 128] * 2 for name in BYTES_PER_PIXEL}
+BLACK_PIXEL_PAIR = {
+    name: [128, 16] * 2 if "uyvy" in name or name == "yuv422" else [16, 128] * 2 for name in BYTES_PER_PIXEL
+}
 
 
 def message_with_red_patch(encoding: str, padding: int) -> Image:
@@ -99,7 +101,9 @@ def test_a_message_takes_the_pixels_over_without_visiting_each_byte():
     assert type(image_message(np.zeros((2, 2, 3), np.uint8), 1.0, "").data) is array
 
 
-@pytest.mark.parametrize("image", [np.zeros((2, 2), np.uint8), np.zeros((2, 2, 3), np.float32), np.zeros((2, 2, 4), np.uint8)])
+@pytest.mark.parametrize(
+    "image", [np.zeros((2, 2), np.uint8), np.zeros((2, 2, 3), np.float32), np.zeros((2, 2, 4), np.uint8)]
+)
 def test_only_rgb_bytes_become_a_message(image):
     with pytest.raises(ValueError, match="expected .height, width, 3. uint8 RGB"):
         image_message(image, 1.0, "")

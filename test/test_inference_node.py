@@ -1,4 +1,4 @@
-"""inference_node runs tasks by the book: a chunk when the last is done, one task at a time, and a reason for every end."""
+"""inference_node runs tasks by the book: a chunk when the last is done, one task at a time, a reason for each end."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ class Graph:
     def send(self, instruction: str, timeout_s: float = 60.0):
         self.ros.until(self.goals.server_is_ready, "execute_task")
         goal = ExecuteTask.Goal(instruction=instruction, timeout_s=timeout_s)
-        return self.wait(self.goals.send_goal_async(goal, lambda m: self.feedback.append(m.feedback)), "the goal's answer")
+        return self.wait(
+            self.goals.send_goal_async(goal, lambda m: self.feedback.append(m.feedback)), "the goal's answer"
+        )
 
     def call(self, service_type, name: str, **request):
         client = self.peer.create_client(service_type, name)
@@ -136,7 +138,11 @@ def test_the_service_twins_start_tell_and_cancel_a_task(graph):
     assert (started.success, started.message) == (True, "")
     graph.until_steps(1)
     status = graph.call(TaskStatus, "task_status")
-    assert (status.running, status.instruction, status.verdict) == (True, "lift the red block", "") and status.steps >= 1
+    assert (status.running, status.instruction, status.verdict) == (
+        True,
+        "lift the red block",
+        "",
+    ) and status.steps >= 1
     again = graph.call(StartTask, "start_task", instruction="push the blue block left")
     assert not again.success and "is running; cancel it first" in again.message
     assert graph.call(Trigger, "cancel_task").success
@@ -199,7 +205,9 @@ def test_an_instruction_parameter_starts_a_task_without_timeout_and_a_new_one_re
     graph.until_steps(3)
     assert graph.arm.chunks[-1].instruction == "lift the red block"
     graph.node.set_parameters([Parameter("instruction", value="push the blue block left")])
-    graph.ros.until(lambda: graph.arm.chunks[-1].instruction == "push the blue block left", "the new instruction's chunk")
+    graph.ros.until(
+        lambda: graph.arm.chunks[-1].instruction == "push the blue block left", "the new instruction's chunk"
+    )
     graph.node.set_parameters([Parameter("instruction", value="")])
     assert not graph.call(TaskStatus, "task_status").running
 

@@ -50,7 +50,9 @@ class Graph:
         say["policy/chunk"].publish(chunk_message(Chunk(self.actions, 0.1, 4, now, "lift the red block", "tiny@1")))
         say["policy/routing"].publish(routing_message(now, np.ones(4), np.ones(4, bool), 1.0, {"step": 12.0}))
         say["camera/front/camera_info"].publish(camera_info_message(INTRINSICS, now, "front_optical_frame"))
-        say["camera/front/image_raw"].publish(image_message(np.full((192, 192, 3), 100, np.uint8), now, "front_optical_frame"))
+        say["camera/front/image_raw"].publish(
+            image_message(np.full((192, 192, 3), 100, np.uint8), now, "front_optical_frame")
+        )
 
 
 @pytest.fixture

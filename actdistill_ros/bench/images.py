@@ -50,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     width, height = _size(args.size)
     if args.frames < 1 or not 0 < args.fps <= 1000:
-        raise BenchError(f"--frames {args.frames} --fps {args.fps}: expected 1 or more frames at up to 1000 per second.")
+        raise BenchError(
+            f"--frames {args.frames} --fps {args.fps}: expected 1 or more frames at up to 1000 per second."
+        )
     profile = bringup.share() / "config" / "fastdds_profile.xml"
     with tempfile.TemporaryDirectory(prefix="actdistill-bench-") as folder:
         video = _write_video(Path(folder) / "noise.avi", width, height)
@@ -77,14 +79,20 @@ def run(args: argparse.Namespace) -> int:
 
 def measure(video: Path, frames: int, fps: float, profile: Path | None) -> tuple[Delivery, str]:
     """One run of camera_node and a subscriber in processes of their own; profile None: the middleware's defaults."""
-    environment = {**os.environ, "ROS_DOMAIN_ID": str(random.randint(100, 200)), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    environment = {
+        **os.environ,
+        "ROS_DOMAIN_ID": str(random.randint(100, 200)),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+    }
     environment.pop(PROFILE, None)
     if profile:
         environment[PROFILE] = str(profile)
     listen = [sys.executable, "-m", "actdistill_ros.nodes.image_listener", "--frames", str(frames), "--fps", str(fps)]
     with _camera_node(video, fps, environment):
         try:
-            done = subprocess.run(listen, env=environment, capture_output=True, text=True, timeout=60 + 2 * frames / fps)
+            done = subprocess.run(
+                listen, env=environment, capture_output=True, text=True, timeout=60 + 2 * frames / fps
+            )
         except subprocess.TimeoutExpired as error:
             raise BenchError(f"the subscriber did not end within {error.timeout:.0f} s") from error
     if done.returncode:
@@ -110,7 +118,9 @@ def _camera_node(video: Path, fps: float, environment: dict[str, str]) -> Iterat
     try:
         yield
         if process.poll() is not None:
-            raise BenchError(f"camera_node ended with exit code {process.returncode}: {process.stderr.read().strip()[-500:]}")
+            raise BenchError(
+                f"camera_node ended with exit code {process.returncode}: {process.stderr.read().strip()[-500:]}"
+            )
     finally:
         process.send_signal(signal.SIGINT)
         try:
@@ -140,12 +150,20 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _print(report: dict, shipped: Delivery, default: Delivery) -> None:
-    print(f"{report['frames']} raw frames of {report['width']} × {report['height']} at {report['fps']:g} Hz, {report['rmw']}")
+    print(
+        f"{report['frames']} raw frames of {report['width']} × {report['height']} at {report['fps']:g} Hz, "
+        f"{report['rmw']}"
+    )
     print(f"{'':28}{'delivered':>10}{'p50 ms':>9}{'p95 ms':>9}{'max ms':>9}")
     for name, delivery in ((report["profile"], shipped), ("default transports", default)):
-        ages = "".join(f"{'-' if v is None else f'{v:.1f}':>9}" for v in (delivery.p50_ms, delivery.p95_ms, delivery.max_ms))
+        ages = "".join(
+            f"{'-' if v is None else f'{v:.1f}':>9}" for v in (delivery.p50_ms, delivery.p95_ms, delivery.max_ms)
+        )
         print(f"{name:28}{delivery.delivered_share:>10.1%}{ages}")
     met = shipped.delivered_share >= BAR_SHARE and (shipped.p95_ms or np.inf) < BAR_P95_MS
     print(f"bar: at least {BAR_SHARE:.0%} delivered, p95 below {BAR_P95_MS:g} ms: {'met' if met else 'MISSED'}")
     if report["load_average"] > report["threads"]:
-        print(f"the machine is busy (load {report['load_average']:g} on {report['threads']} threads): measure again when it is idle")
+        print(
+            f"the machine is busy (load {report['load_average']:g} on {report['threads']} threads): "
+            "measure again when it is idle"
+        )

@@ -16,7 +16,9 @@ def load(path: Path) -> Intrinsics:
         matrix = [float(number) for number in body["camera_matrix"]["data"]]
         distortion = tuple(float(number) for number in body.get("distortion_coefficients", {}).get("data", [0.0] * 5))
         if len(matrix) != 9 or len(distortion) != 5:
-            raise ValueError(f"{len(matrix)} numbers in camera_matrix and {len(distortion)} in distortion, expected 9 and 5")
+            raise ValueError(
+                f"{len(matrix)} numbers in camera_matrix and {len(distortion)} in distortion, expected 9 and 5"
+            )
         size = int(body["image_height"]), int(body["image_width"])
         return Intrinsics(*size, matrix[0], matrix[4], matrix[2], matrix[5], distortion)
     except OSError as error:

@@ -74,7 +74,7 @@ class VideoFile:
             self._capture = None
 
     def _decode(self, ahead: int = 1) -> np.ndarray:
-        """The frame `ahead` frames on, RGB; at the end from the start again. Raises CameraError when the video is over."""
+        """The frame `ahead` frames on, RGB; at the end from the start again. Raises CameraError when all is over."""
         for _ in range(ahead):
             if not self._capture.grab():
                 self._capture.set(cv2.CAP_PROP_POS_FRAMES, 0)

@@ -25,11 +25,14 @@ class SimCamera:
         try:
             self._connection = Client(self._address, family="AF_UNIX")
             protocol.send_json(self._connection, {"camera": self._name})
-            answer = protocol.recv_json(self._connection) if self._connection.poll(_ANSWER_S) else {"error": "no answer"}
+            answer = (
+                protocol.recv_json(self._connection) if self._connection.poll(_ANSWER_S) else {"error": "no answer"}
+            )
         except (OSError, EOFError, ValueError) as error:
             self.close()
             raise CameraError(
-                f"camera {self._name}: no simulated world answers at {self._address} ({error or 'hung up'}); start sim_world"
+                f"camera {self._name}: no simulated world answers at {self._address} ({error or 'hung up'}); "
+                "start sim_world"
             ) from error
         if "error" in answer:
             self.close()
@@ -46,7 +49,9 @@ class SimCamera:
             while self._connection.poll(0):
                 body = self._connection.recv_bytes()
         except (OSError, EOFError) as error:
-            raise CameraError(f"camera {self._name}: the simulated world gives no frames any more (unplugged, or ended)") from error
+            raise CameraError(
+                f"camera {self._name}: the simulated world gives no frames any more (unplugged, or ended)"
+            ) from error
         stamp_s, height, width = protocol.FRAME.unpack_from(body)
         pixels = np.frombuffer(body, np.uint8, offset=protocol.FRAME.size)
         return Frame(pixels.reshape(height, width, 3), stamp_s)

@@ -45,7 +45,9 @@ class V4l2Camera:
     def open(self) -> Intrinsics:
         if isinstance(self._device, str) and not os.path.exists(self._device):
             present = ", ".join(sorted(glob.glob("/dev/video*"))) or "none"
-            raise CameraError(f"camera {self._device} is not there; present: {present}. Plug it in or name another device.")
+            raise CameraError(
+                f"camera {self._device} is not there; present: {present}. Plug it in or name another device."
+            )
         capture = self._open_capture(self._device, cv2.CAP_V4L2)
         if not capture.isOpened():
             capture.release()

@@ -32,7 +32,7 @@ class CameraPose:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is drawn beside the frame. executed: (L,) bool; path_m: (K + 1, 3) in `base_link`; gripper: (K,) openings."""
+    """What is drawn beside the frame. executed: (L,) bool; path_m: (K + 1, 3) in `base_link`; gripper: (K,) opening."""
 
     instruction: str = ""
     status: str = ""

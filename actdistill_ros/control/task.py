@@ -111,7 +111,7 @@ class Task:
 
 
 def timeout(requested_s: float, default_s: float) -> float:
-    """What a request's timeout means: 0 is the default, and a default of 0 is none. Raises TaskRefused if not a time."""
+    """What a request's timeout means: 0 is the default, and a default of 0 is none. Raises TaskRefused."""
     if not (math.isfinite(requested_s) and requested_s >= 0):
         raise TaskRefused(f"the timeout is {requested_s} s, expected 0 (the node's default) or more")
     return requested_s or default_s or math.inf

@@ -230,12 +230,12 @@ class InferenceNode(LifecycleNode):
         self._gate.sent(result.chunk.stamp_s)
         self._task.stepped()
         latency_ms = {**result.latency_ms, "capture_to_chunk": (time.time() - observation.stamp_s) * 1e3}
-        routing = routing_message(
-            observation.stamp_s, result.gates, result.executed, value(self, "budget"), latency_ms
-        )
+        routing = routing_message(observation.stamp_s, result.gates, result.executed, value(self, "budget"), latency_ms)
         self._routing.publish(routing)
         reason = self._gate.report.reason
-        self._server.stepped(self._task.report(), routing.compute_share, result.latency_ms.get("step", math.nan), reason)
+        self._server.stepped(
+            self._task.report(), routing.compute_share, result.latency_ms.get("step", math.nan), reason
+        )
 
 
 def main(args: list[str] | None = None) -> int:

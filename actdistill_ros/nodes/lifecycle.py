@@ -72,7 +72,7 @@ def autostart(node: LifecycleNode) -> bool:
 
 
 def says_why(callback: Callable) -> Callable:
-    """Decorator of `on_configure` and `on_activate`: an exception is logged and becomes FAILURE (rclpy drops its text)."""
+    """Decorator of `on_configure` and `on_activate`: an exception is logged and becomes FAILURE; rclpy drops it."""
 
     @functools.wraps(callback)
     def wrapped(self: LifecycleNode, state) -> TransitionCallbackReturn:

@@ -51,7 +51,9 @@ def _line(now_s: float, name: str, points: Sequence[np.ndarray], colour, width_m
 def _marker(now_s: float, name: str, kind: int, colour, scale) -> Marker:
     r, g, b, a = colour
     x, y, z = (float(value) for value in scale)
-    marker = Marker(ns=name, type=kind, action=Marker.ADD, color=ColorRGBA(r=r, g=g, b=b, a=a), scale=Vector3(x=x, y=y, z=z))
+    marker = Marker(
+        ns=name, type=kind, action=Marker.ADD, color=ColorRGBA(r=r, g=g, b=b, a=a), scale=Vector3(x=x, y=y, z=z)
+    )
     marker.header.frame_id, marker.header.stamp = BASE, to_stamp(now_s)
     marker.pose.orientation.w = 1.0
     return marker

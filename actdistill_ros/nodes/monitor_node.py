@@ -30,8 +30,12 @@ from actdistill_ros.trials.video import Film
 
 SETTINGS = (
     Setting("camera", "front", "camera whose frames are drawn on"),
-    Setting("camera_position_m", layout.FRONT_POSITION_M.tolist(), "where that camera is in base_link [m]; for camera front"),
-    Setting("camera_look_at_m", layout.FRONT_LOOK_AT_M.tolist(), "point it looks at [m]; the same as its position: unknown"),
+    Setting(
+        "camera_position_m", layout.FRONT_POSITION_M.tolist(), "where that camera is in base_link [m]; for camera front"
+    ),
+    Setting(
+        "camera_look_at_m", layout.FRONT_LOOK_AT_M.tolist(), "point it looks at [m]; the same as its position: unknown"
+    ),
     Setting("overlay_hz", 10.0, "overlay images per second at most", 0.1, 60.0),
     Setting("record", "", "new .mp4 file that the overlay is filmed to; empty: none"),
 )

@@ -1,4 +1,4 @@
-"""Time at the edge: ROS stamps to float seconds since the epoch and back, refusing stamps that cannot be capture times."""
+"""Time at the edge: ROS stamps to float seconds since the epoch and back, refusing what cannot be a capture time."""
 
 from __future__ import annotations
 
