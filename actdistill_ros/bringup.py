@@ -130,9 +130,12 @@ def plan(
     record = _record(value["record"])
     folder = run_folder.path(namespace, environment)
     autostart = value["autostart"] == "true"
+    picture, notes = _picture(value["rviz"] == "true", base, find)
+    # Two publishers of the arm's links would fight on /tf; without the other one the driver publishes them if it can.
+    links = {"publish_tf": False} if any(node.name == "robot_state_publisher" for node in picture) else {}
     nodes = [
         _sim_world(value, cameras, folder),
-        NodeSpec(DRIVER, DRIVER, {"hardware": hardware, "sim_endpoint": str(folder), "autostart": autostart}),
+        NodeSpec(DRIVER, DRIVER, {"hardware": hardware, "sim_endpoint": str(folder), "autostart": autostart, **links}),
         NodeSpec("camera_node", "camera_node",
                  {"backend": hardware, "cameras": cameras, "sim_endpoint": str(folder), "autostart": autostart}),
         NodeSpec("inference_node", "inference_node",
@@ -140,7 +143,6 @@ def plan(
         NodeSpec("monitor_node", "monitor_node",
                  {"camera": cameras[0], "autostart": autostart, **({"record": record} if record else {})}),
     ]  # fmt: skip
-    picture, notes = _picture(value["rviz"] == "true", base, find)
     defaults = {
         "FASTDDS_DEFAULT_PROFILES_FILE": str(base / "config" / "fastdds_profile.xml"),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
@@ -229,7 +231,7 @@ def _picture(rviz: bool, base: Path, find: Callable[[str, str], Path | None]) ->
         nodes.append(NodeSpec("robot_state_publisher", "robot_state_publisher",
                               {"robot_description": description.read_text()}, package="robot_state_publisher"))  # fmt: skip
     else:
-        notes.append("no robot_state_publisher here: /tf and /robot_description stay silent, everything else works")
+        notes.append("no robot_state_publisher here: /robot_description stays silent; the driver publishes /tf where tf2_msgs is installed")
     if rviz:
         nodes.append(NodeSpec("rviz2", "rviz2", arguments=("-d", str(base / "config" / "arm.rviz")), package="rviz2", essential=False))
     return tuple(nodes), tuple(notes)

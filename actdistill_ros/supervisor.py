@@ -23,7 +23,7 @@ READY_S = 60.0
 """How long a process may take to say that it is ready; the first picture of a simulated camera compiles its shaders."""
 HOLD_S = 0.5
 DEADLINES_S = ((2.0, 2.4), (3.6, 4.0), (4.5, 4.7))
-"""When SIGTERM and when SIGKILL follow on SIGINT, counted from the wish to stop: masters of the arm, driver, its world."""
+"""When SIGINT and when SIGKILL follow on SIGTERM, counted from the wish to stop: masters of the arm, driver, its world."""
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -207,12 +207,15 @@ class Supervisor:
         for running in self._running:
             position = order.index(running.spec.name)
             ranks[0 if position > driver else 1 if position == driver else 2].append(running)
-        for rank, (terminate_s, kill_s) in zip(ranks, DEADLINES_S, strict=True):
-            self._end(rank, begin + terminate_s, begin + kill_s)
+        for rank, (interrupt_s, kill_s) in zip(ranks, DEADLINES_S, strict=True):
+            self._end(rank, begin + interrupt_s, begin + kill_s)
 
-    def _end(self, rank: list[Running], terminate: float, kill: float) -> None:
-        """SIGINT to the processes' groups, SIGTERM to those that stay, SIGKILL to what is left of any group."""
-        for number, until in ((signal.SIGINT, terminate), (signal.SIGTERM, kill)):
+    def _end(self, rank: list[Running], interrupt: float, kill: float) -> None:
+        """SIGTERM to the processes' groups, SIGINT for tools that know only that, SIGKILL to what is left of any group.
+
+        SIGTERM comes first because a Python that is still importing answers SIGINT with a traceback.
+        """
+        for number, until in ((signal.SIGTERM, interrupt), (signal.SIGINT, kill)):
             left = [running for running in rank if running.process.poll() is None]
             for running in left:
                 self._kill(running, number)

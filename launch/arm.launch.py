@@ -1,12 +1,13 @@
 """The node graph for `ros2 launch`; it is described in actdistill_ros/bringup.py, here it only becomes launch actions."""
 
 import os
+import shutil
+import signal
 from functools import partial
 
 from launch import LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
-    EmitEvent,
     ExecuteProcess,
     LogInfo,
     OpaqueFunction,
@@ -14,14 +15,17 @@ from launch.actions import (
     SetEnvironmentVariable,
 )
 from launch.event_handlers import OnProcessExit, OnProcessIO, OnShutdown
-from launch.events import Shutdown
+from launch.utilities.signal_management import AsyncSafeSignalManager
 from launch_ros.actions import Node
 
 from actdistill_ros import bringup
 from actdistill_ros.run_folder import RunFolder
 from actdistill_ros.supervisor import HOLD_S, locate
 
-TIMEOUTS = {"sigterm_timeout": "2", "sigkill_timeout": "2"}
+END = {"sigterm_timeout": "2", "sigkill_timeout": "2"}
+if shutil.which("setpriv"):
+    # A launch that gets SIGTERM, or is killed, leaves its processes behind; the kernel then ends them.
+    END["prefix"] = "setpriv --pdeathsig TERM"
 
 
 def generate_launch_description():
@@ -46,10 +50,23 @@ def start(context):
     folder = RunFolder(graph.folder)
     # The lock lives as long as this launch.
     context.extend_globals({"actdistill_run_folder": folder})
+    end_on_sigterm_as_on_ctrl_c()
     settings = [SetEnvironmentVariable(name, text) for name, text in graph.environment.items()]
     notes = [LogInfo(msg=note) for note in graph.notes]
     return [*settings, *notes, OpaqueFunction(function=refuse_a_second_graph, args=[graph]),
             *launch_from(graph, folder, executables, 0)]  # fmt: skip
+
+
+def end_on_sigterm_as_on_ctrl_c():
+    """Launch itself would die of SIGTERM at once; where its signal manager can be reached, the graph ends in order instead."""
+    manager = getattr(AsyncSafeSignalManager, "_AsyncSafeSignalManager__current", None)
+    interrupt = manager and manager.handle(signal.SIGINT, None)
+    if not interrupt:
+        return
+    manager.handle(signal.SIGINT, interrupt)
+    manager.handle(signal.SIGTERM, lambda _: interrupt(signal.SIGINT))
+    # The manager learns of a signal only if Python handles it.
+    signal.signal(signal.SIGTERM, lambda *_: None)
 
 
 def refuse_a_second_graph(context, graph):
@@ -99,28 +116,27 @@ class WhenItSays:
 def action_of(graph, folder, node, executable):
     """The launch action of one process."""
     if not node.ros:
-        return ExecuteProcess(cmd=[str(executable), *node.arguments], name=node.name, output="screen", **TIMEOUTS)
+        return ExecuteProcess(cmd=[str(executable), *node.arguments], name=node.name, output="screen", **END)
     parameters = folder.write_parameters(node.name, node.parameters)
     return Node(
         package=node.package,
         executable=node.executable,
         name=node.name,
+        exec_name=node.name,
         namespace=graph.namespace.lstrip("/"),
         parameters=[str(parameters)],
         remappings=list(node.remappings.items()),
         arguments=list(node.arguments),
         ros_arguments=["--log-level", graph.log_level],
         output="screen",
-        **TIMEOUTS,
+        **END,
     )
 
 
 def take_down(event, context, node):
-    """An essential process ended by itself: everything stops."""
-    if context.is_shutdown:
-        return None
-    reason = f"{node.name} ended with exit code {event.returncode}. The whole graph is stopped."
-    return [LogInfo(msg=reason), EmitEvent(event=Shutdown(reason=reason))]
+    """An essential process ended by itself: everything stops, and `ros2 launch` ends with 1."""
+    if not context.is_shutdown:
+        raise RuntimeError(f"{node.name} ended with exit code {event.returncode}. The whole graph is stopped.")
 
 
 def let_the_arm_hold(event, context):

@@ -108,6 +108,13 @@ def test_rviz_is_shown_where_it_is_installed_and_may_be_closed(checkpoint):
     assert not node.essential
 
 
+def test_the_driver_leaves_the_links_to_robot_state_publisher_where_that_runs(checkpoint):
+    assert "publish_tf" not in by_name(graph(checkpoint))["arm_driver_node"].parameters
+    nodes = by_name(graph(checkpoint, everything_installed))
+    if "robot_state_publisher" in nodes:  # it needs a file in urdf/
+        assert nodes["arm_driver_node"].parameters["publish_tf"] is False
+
+
 def test_a_namespace_reaches_every_ros_node(checkpoint):
     left = graph(checkpoint, namespace="left_arm")
     for node in left.nodes:

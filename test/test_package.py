@@ -79,7 +79,7 @@ def test_every_ros_module_that_is_imported_is_declared_in_package_xml():
     declared = {element.text for element in manifest() if element.tag in ("depend", "exec_depend")}
     listing = [Path(entry) / "share" for entry in os.environ["AMENT_PREFIX_PATH"].split(os.pathsep)]
     ros = {folder.parent.name for share in listing for folder in share.glob("*/package.xml")} - {"actdistill_ros"}
-    ros |= {"launch", "launch_ros", "cv_bridge", "tf2_ros"}
+    ros |= {"launch", "launch_ros", "cv_bridge", "tf2_msgs", "tf2_ros"}
     files = [*ROOT.glob("actdistill_ros/**/*.py"), *ROOT.glob("launch/*.py")]
     used = {KEYS.get(name, name) for file in files for name in imports(file) if name in ros or name in KEYS}
     assert used <= declared, f"add {sorted(used - declared)} to package.xml"
