@@ -10,13 +10,13 @@ setup:
 	@$(PYTHON) tools/set_up.py
 
 test: setup
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest $(ARGS)
 
 demo: setup
-	.venv/bin/python tools/demo.py
+	.venv/bin/python tools/demo.py $(ARGS)
 
 bench: setup
-	.venv/bin/actdistill bench images --json out/bench_images.json
+	.venv/bin/actdistill bench images --json out/bench_images.json $(ARGS)
 
 clean:
 	rm -rf build install log .venv

@@ -56,13 +56,18 @@ def supervise(graph: Graph, folder: RunFolder) -> int:
     holder = Holder(graph.namespace)
     try:
         if others := holder.others(tuple(node.name for node in graph.nodes)):
-            raise BringupError(
-                f"{', '.join(others)} run already in namespace {graph.namespace} of this ROS domain. Stop them, or give this graph "
-                "its own namespace:=name or ROS_DOMAIN_ID."
-            )
+            raise BringupError(already_there(graph, others))
         return Supervisor(graph, folder, holder.hold).run()
     finally:
         holder.close()
+
+
+def already_there(graph: Graph, others: list[str]) -> str:
+    """What is wrong when nodes of the same names are seen before the graph starts, and how to mend it."""
+    return (
+        f"namespace {graph.namespace} of this ROS domain has another graph's {', '.join(others)}. Stop that graph, or give "
+        "this one its own namespace:=name or ROS_DOMAIN_ID."
+    )
 
 
 def log_folder(folder: RunFolder, make: Callable[[Path], None] | None = None) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from launch_ros.actions import Node
 from actdistill_ros import bringup
 from actdistill_ros.run_folder import RunFolder
 from actdistill_ros.supervisor import HOLD_S, locate
+from actdistill_ros.up import already_there
 
 END = {"sigterm_timeout": "2", "sigkill_timeout": "2"}
 if shutil.which("setpriv"):
@@ -77,7 +78,7 @@ def refuse_a_second_graph(context, graph):
     holder = Holder(graph.namespace)
     if others := holder.others(tuple(node.name for node in graph.nodes)):
         holder.close()
-        raise bringup.BringupError(f"{', '.join(others)} run already in namespace {graph.namespace}. Stop them or choose another.")
+        raise bringup.BringupError(already_there(graph, others))
     context.extend_globals({"actdistill_holder": holder})
     return [RegisterEventHandler(OnShutdown(on_shutdown=lambda *_: holder.close()))]
 

@@ -1,0 +1,110 @@
+"""The whole graph as a user starts it: simulated world, driver, cameras, policy, monitor, one task, and the way down."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from policy_parts import INSTRUCTIONS, tiny_checkpoint
+
+from actdistill_ros import run_folder
+from actdistill_ros.contract import contract
+from actdistill_ros.nodes.trial_client import TrialClient
+from actdistill_ros.sim.layout import FRAME_PIXELS
+from actdistill_ros.trials.judges import World
+
+NAMESPACE = "/launch_test"
+NODES = ("sim_world", "arm_driver_node", "camera_node", "inference_node", "monitor_node")
+DOMAIN = 1 + os.getpid() % 200
+START_S, TASK_S = 120.0, 60.0
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """Random weights, for cameras as the world has them."""
+    folder = tiny_checkpoint(tmp_path_factory.mktemp("policy") / "tiny")
+    promise = contract.load(folder)
+    cameras = tuple(replace(one, source_height=FRAME_PIXELS, source_width=FRAME_PIXELS) for one in promise.cameras)
+    replace(promise, cameras=cameras).save(folder)
+    return folder
+
+
+class Up:
+    """`actdistill up` as a child; what it says is kept."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        words = [f"checkpoint:={checkpoint}", f"namespace:={NAMESPACE}", "task:=lift", "seed:=5"]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "actdistill_ros.cli", "up", *words],
+            env={**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=lambda: self.lines.extend(self.process.stdout), daemon=True)
+        self._reader.start()
+
+    def alive(self) -> None:
+        assert self.process.poll() is None, "".join(self.lines)
+
+    def stop(self, number: int) -> str:
+        """Everything it said; fails if it is not over within 5 s, or if anything still holds its output."""
+        self.process.send_signal(number)
+        self.process.wait(5)
+        self._reader.join(5)
+        assert not self._reader.is_alive(), "a process of the graph is left and holds its output"
+        return "".join(self.lines)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(10)
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def up(checkpoint):
+    up = Up(checkpoint)
+    yield up
+    up.close()
+
+
+@pytest.fixture
+def robot():
+    robot = TrialClient(NAMESPACE, ("policy/overlay",), DOMAIN)
+    yield robot
+    robot.close()
+
+
+def test_the_graph_runs_a_task_from_words_to_motion_and_ends_without_a_trace(up, robot):
+    robot.wait(START_S, up.alive)
+    world = World(run_folder.path(NAMESPACE, {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)}), "tabletop", robot.let_go)
+    robot.start(INSTRUCTIONS[0], TASK_S)
+    wait_for(lambda: robot.progress()[0] >= 2 or None, up)
+    assert world.status()["enabled"]
+    assert wait_for(robot.picture, up) is not None
+    robot.cancel()
+    assert "cancelled" in wait_for(robot.ended, up).reason
+    assert world.decide().verdict in ("success", "failure")
+    world.close()
+    output = up.stop(signal.SIGINT)
+    assert up.process.returncode == 0, output
+    assert "Traceback" not in output
+    assert not [name for name in NODES if f"{name} did not end" in output]
+
+
+def wait_for(value, up, timeout_s=30.0):
+    """The first value that is not None."""
+    tick = threading.Event()
+    for _ in range(int(timeout_s / 0.05)):
+        if (found := value()) is not None:
+            return found
+        up.alive()
+        tick.wait(0.05)
+    pytest.fail(f"waited {timeout_s:g} s; so far:\n{''.join(up.lines)}")
