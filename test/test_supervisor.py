@@ -29,7 +29,14 @@ print("ready", flush=True)
 while True:
     signal.pause()
 """
-LEAVES_A_CHILD = 'subprocess.Popen(["sleep", "1000"], pass_fds=[events.fileno()])' + PATIENT
+LEAVES_A_CHILD = (
+    """
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+subprocess.Popen(["sleep", "1000"], pass_fds=[events.fileno()])
+"""
+    + PATIENT
+)
 
 
 class Scripts:
@@ -180,6 +187,7 @@ def test_nodes_end_when_the_supervisor_is_killed(scripts):
 
 def test_a_window_that_is_closed_leaves_the_arm_running(scripts):
     scripts.write("rviz2", "note('closed')\n")
+    scripts.write("camera_node", "time.sleep(0.5)\n" + PATIENT)
     graph = scripts.start("arm_driver_node!", "rviz2?", "camera_node")
     scripts.until("[camera_node] ready")
     graph.send_signal(signal.SIGINT)
@@ -192,5 +200,7 @@ def test_a_reader_that_goes_away_stops_the_graph_in_order(scripts):
     graph = scripts.start(*GRAPH)
     scripts.until(*said_ready())
     graph.stdout.close()
-    graph.wait(timeout=10)
-    assert "hold" in scripts.events()
+    assert graph.wait(timeout=10) == 0
+    events = scripts.events()
+    assert "hold" in events
+    assert events[-1] == "sim_world stopped"
