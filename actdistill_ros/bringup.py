@@ -43,11 +43,11 @@ ARGUMENTS = (
     Argument("cameras", "names of the cameras, comma separated; empty: those of the checkpoint", ""),
     Argument("rviz", "show the arm in RViz", "false", ("false", "true")),
     Argument("record", "new video file (.mp4) for the overlay image; empty: record nothing", ""),
-    Argument("log_level", "least severe message that the nodes log", "info", ("debug", "info", "warn", "error", "fatal")),
+    Argument("log_level", "least severe message that nodes log", "info", ("debug", "info", "warn", "error", "fatal")),
     Argument("task", "task that the simulated scene is set for", "bowl", ("lift", "bowl", "push", "stack")),
     Argument("suite", "how the simulated scene is set and how it looks", "tabletop", ("tabletop", "tabletop-hard")),
     Argument("seed", "seed of the simulated scene, 0 or more", "0"),
-    Argument("autostart", "nodes configure and activate themselves; false: a lifecycle manager does", "true", ("true", "false")),
+    Argument("autostart", "nodes activate themselves; false: a lifecycle manager does it", "true", ("true", "false")),
 )  # fmt: skip
 
 
@@ -72,7 +72,7 @@ class NodeSpec:
 
 @dataclass(frozen=True)
 class Graph:
-    """Processes in the order in which they start; they stop in the reverse order, so the arm's driver outlives its masters.
+    """Processes in the order in which they start; they stop the other way round, so the driver outlives its masters.
 
     namespace: absolute, "/" if none. folder: where this graph keeps its sockets and parameter files, not made yet.
     environment: variables that the user did not set. notes: what is left out, and why.
@@ -99,7 +99,9 @@ def share() -> Path:
     for folder in [source, *(prefix / "share" / PACKAGE for prefix in prefixes)]:
         if (folder / "config" / "fastdds_profile.xml").is_file():
             return folder
-    raise BringupError(f"config/ of {PACKAGE} is neither in {source} nor below AMENT_PREFIX_PATH. Run make setup or colcon build.")
+    raise BringupError(
+        f"config/ of {PACKAGE} is neither in {source} nor below AMENT_PREFIX_PATH. Run make setup or colcon build."
+    )
 
 
 def find_executable(package: str, executable: str) -> Path | None:
@@ -122,7 +124,9 @@ def plan(
     value = _complete(values)
     hardware = value["hardware"]
     if hardware != "sim":
-        raise BringupError(f"hardware:={hardware} needs a driver backend that this version does not have yet. Use hardware:=sim.")
+        raise BringupError(
+            f"hardware:={hardware} needs a driver backend that this version does not have yet. Use hardware:=sim."
+        )
     base = share()
     namespace = _namespace(value["namespace"])
     checkpoint, promise = _checkpoint(value["checkpoint"], base)
@@ -139,7 +143,8 @@ def plan(
         NodeSpec("camera_node", "camera_node",
                  {"backend": hardware, "cameras": cameras, "sim_endpoint": str(folder), "autostart": autostart}),
         NodeSpec("inference_node", "inference_node",
-                 {"checkpoint": str(checkpoint), "instruction": value["instruction"], "cameras": cameras, "autostart": autostart}),
+                 {"checkpoint": str(checkpoint), "instruction": value["instruction"], "cameras": cameras,
+                  "autostart": autostart}),
         NodeSpec("monitor_node", "monitor_node",
                  {"camera": cameras[0], "autostart": autostart, **({"record": record} if record else {})}),
     ]  # fmt: skip
@@ -170,8 +175,8 @@ def _namespace(text: str) -> str:
         return "/"
     if not NAMESPACE.fullmatch(text):
         raise BringupError(
-            f"namespace:={text} is not a ROS name: letters, digits and _ between slashes, each part begins with a letter. "
-            "For example namespace:=left_arm."
+            f"namespace:={text} is not a ROS name: letters, digits and _ between slashes, each part begins with "
+            "a letter. For example namespace:=left_arm."
         )
     return "/" + text.lstrip("/")
 
@@ -182,7 +187,8 @@ def _checkpoint(text: str, base: Path) -> tuple[Path, Contract]:
             return folder.resolve(), contract.load(folder.resolve())
     found = sorted(str(path.parent.relative_to(base)) for path in base.glob(f"models/*/{contract.FILE}"))
     raise BringupError(
-        f"checkpoint:={text} is no folder, neither here ({Path.cwd()}) nor in {base}. Bundled: {', '.join(found) or 'none'}."
+        f"checkpoint:={text} is no folder, neither here ({Path.cwd()}) nor in {base}. "
+        f"Bundled: {', '.join(found) or 'none'}."
     )
 
 
@@ -213,12 +219,16 @@ def _record(text: str) -> str:
 
 
 def _sim_world(value: Mapping[str, str], cameras: tuple[str, ...], folder: Path) -> NodeSpec:
-    options = {"endpoint": str(folder), "cameras": ",".join(cameras)} | {key: value[key] for key in ("suite", "task", "seed")}
+    options = {"endpoint": str(folder), "cameras": ",".join(cameras)} | {
+        key: value[key] for key in ("suite", "task", "seed")
+    }
     arguments = tuple(word for name, text in options.items() for word in (f"--{name}", text))
     return NodeSpec("sim_world", "sim_world", arguments=arguments, ros=False, ready="ready")
 
 
-def _picture(rviz: bool, base: Path, find: Callable[[str, str], Path | None]) -> tuple[tuple[NodeSpec, ...], tuple[str, ...]]:
+def _picture(
+    rviz: bool, base: Path, find: Callable[[str, str], Path | None]
+) -> tuple[tuple[NodeSpec, ...], tuple[str, ...]]:
     """What shows the arm: its moving frames where the machine can publish them, RViz where it is asked for."""
     if rviz and not find("rviz2", "rviz2"):
         raise BringupError(
@@ -228,10 +238,17 @@ def _picture(rviz: bool, base: Path, find: Callable[[str, str], Path | None]) ->
     nodes, notes = [], []
     description = next(iter(sorted((base / "urdf").glob("*.urdf"))), None)
     if description and find("robot_state_publisher", "robot_state_publisher"):
-        nodes.append(NodeSpec("robot_state_publisher", "robot_state_publisher",
-                              {"robot_description": description.read_text()}, package="robot_state_publisher"))  # fmt: skip
+        name, parameters = "robot_state_publisher", {"robot_description": description.read_text()}
+        nodes.append(NodeSpec(name, name, parameters, package=name))
     else:
-        notes.append("no robot_state_publisher here: /robot_description stays silent; the driver publishes /tf where tf2_msgs is installed")
+        notes.append(
+            "no robot_state_publisher here: /robot_description stays silent; "
+            "the driver publishes /tf where tf2_msgs is installed"
+        )
     if rviz:
-        nodes.append(NodeSpec("rviz2", "rviz2", arguments=("-d", str(base / "config" / "arm.rviz")), package="rviz2", essential=False))
+        nodes.append(
+            NodeSpec(
+                "rviz2", "rviz2", arguments=("-d", str(base / "config" / "arm.rviz")), package="rviz2", essential=False
+            )
+        )
     return tuple(nodes), tuple(notes)

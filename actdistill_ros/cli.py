@@ -1,4 +1,4 @@
-"""The command `actdistill`: a table from subcommand to module; a module is imported when its subcommand is asked for."""
+"""The command `actdistill`: a table from subcommand to module; each module is imported when it is asked for."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\nactdistill {name}: interrupted", file=sys.stderr)
         return 130
     except ModuleNotFoundError as error:
-        print(f"actdistill {name} needs the Python module {error.name}, which is not here. Run make setup.", file=sys.stderr)
+        print(
+            f"actdistill {name} needs the Python module {error.name}, which is not here. Run make setup.",
+            file=sys.stderr,
+        )
         return 2
     except (ValueError, RuntimeError, OSError) as error:
         if not expected(error):
@@ -65,7 +68,7 @@ def usage(words: Sequence[str]) -> int:
 
 
 def expected(error: Exception) -> bool:
-    """Whether the error is a sentence for the user: one of this package's own, or about a file; others are faults of ours."""
+    """Whether the error is a sentence for the user: one of this package, or about a file; others are faults of ours."""
     return isinstance(error, OSError) or type(error).__module__.partition(".")[0] == "actdistill_ros"
 
 

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 
 from actdistill_ros import run_folder
-from actdistill_ros.bringup import share
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,14 +53,14 @@ def ros() -> str:
 
 
 def overlay() -> str:
-    from actdistill_ros.msg import ArmState
+    from actdistill_ros import msg
 
-    import actdistill_ros.msg
-
-    return f"{ArmState.__name__} from {os.path.dirname(actdistill_ros.msg.__file__)}"
+    return f"{msg.ArmState.__name__} from {os.path.dirname(msg.__file__)}"
 
 
 def files() -> str:
+    from actdistill_ros.bringup import share
+
     return f"models and configuration in {share()}"
 
 

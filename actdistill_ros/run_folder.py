@@ -1,4 +1,4 @@
-"""Where a running graph keeps its sockets and files; its lock lets only one graph live in a namespace of a ROS domain."""
+"""Where a running graph keeps its sockets and files; its lock lets one graph live in a namespace of a ROS domain."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def path(namespace: str = "/", environment: Mapping[str, str] = os.environ) -> P
     if len(os.fsencode(folder)) > _LONGEST:
         folder = parent / hashlib.sha256(name.encode()).hexdigest()[:16]
     if len(os.fsencode(folder)) > _LONGEST:
-        raise RunFolderError(f"{folder} is too long for sockets. Set XDG_RUNTIME_DIR to a shorter folder, for example /tmp.")
+        raise RunFolderError(
+            f"{folder} is too long for sockets. Set XDG_RUNTIME_DIR to a shorter folder, for example /tmp."
+        )
     return folder
 
 
@@ -52,12 +54,15 @@ class RunFolder:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for private in (folder.parent, folder):
                 if private.stat().st_uid != os.getuid():
-                    raise RunFolderError(f"{private} belongs to another user. Set XDG_RUNTIME_DIR to a folder of yours.")
+                    raise RunFolderError(
+                        f"{private} belongs to another user. Set XDG_RUNTIME_DIR to a folder of yours."
+                    )
                 private.chmod(0o700)
             self._lock = open(folder / "lock", "a+")
         except OSError as error:
             raise RunFolderError(
-                f"cannot make the folder for this graph's sockets: {error}. Set XDG_RUNTIME_DIR to a folder that can be written."
+                f"cannot make the folder for this graph's sockets: {error}. "
+                "Set XDG_RUNTIME_DIR to a folder that can be written."
             ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -66,8 +71,8 @@ class RunFolder:
             holder = self._lock.read().strip() or "unknown"
             self._lock.close()
             raise RunFolderError(
-                f"another graph runs in this namespace and ROS domain (process {holder}). Stop it, or give this one its own "
-                "namespace:=name or ROS_DOMAIN_ID."
+                f"another graph runs in this namespace and ROS domain (process {holder}). Stop it, or give this one "
+                "its own namespace:=name or ROS_DOMAIN_ID."
             ) from None
         self._lock.truncate(0)
         self._lock.write(f"{os.getpid()}\n")

@@ -23,7 +23,7 @@ READY_S = 60.0
 """How long a process may take to say that it is ready; the first picture of a simulated camera compiles its shaders."""
 HOLD_S = 0.5
 DEADLINES_S = ((2.0, 2.4), (3.6, 4.0), (4.5, 4.7))
-"""When SIGINT and when SIGKILL follow on SIGTERM, counted from the wish to stop: masters of the arm, driver, its world."""
+"""When SIGINT and SIGKILL follow on SIGTERM, counted from the wish to stop: masters of the arm, driver, its world."""
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -36,7 +36,9 @@ def locate(node: NodeSpec) -> Path:
         return beside
     if found := find_executable(node.package, node.executable):
         return found
-    raise BringupError(f"executable {node.executable} is neither in {beside.parent} nor below AMENT_PREFIX_PATH. Run make setup.")
+    raise BringupError(
+        f"executable {node.executable} is neither in {beside.parent} nor below AMENT_PREFIX_PATH. Run make setup."
+    )
 
 
 @dataclass
@@ -69,7 +71,7 @@ class Supervisor:
         find: Callable[[NodeSpec], Path] = locate,
         out: TextIO = sys.stdout,
     ) -> None:
-        """`hold(timeout_s)` tells the driver to hold and says whether it agreed. Raises BringupError for a missing executable."""
+        """`hold(timeout_s)` tells the driver to hold and says whether it agreed. Raises BringupError: no executable."""
         self._graph, self._folder, self._hold, self._out = graph, folder, hold, out
         self._commands = {node.name: self._command(node, find(node)) for node in graph.nodes}
         self._environment = {**environment, **graph.environment, "PYTHONUNBUFFERED": "1"}
@@ -84,7 +86,7 @@ class Supervisor:
         return [str(executable), *node.arguments, *self._graph.ros_arguments(node, parameters)]
 
     def run(self) -> int:
-        """0 after SIGINT, SIGTERM or SIGHUP; 1 after a process ended by itself. Every process is gone when it returns."""
+        """0 after SIGINT, SIGTERM or SIGHUP; 1 after a process ended by itself. No process is left when it returns."""
         before = self._catch_signals()
         try:
             reason = self._start() or self._watch()

@@ -18,12 +18,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default = f"; default: {argument.default}" if argument.default else ""
         parser.add_argument(f"--{argument.name.replace('_', '-')}", dest=argument.name, metavar="VALUE",
                             help=f"{argument.meaning}{options}{default}")  # fmt: skip
-    parser.add_argument("assignments", nargs="*", metavar="name:=value", help="the same arguments as `ros2 launch` takes them")
+    parser.add_argument(
+        "assignments", nargs="*", metavar="name:=value", help="the same arguments as `ros2 launch` takes them"
+    )
 
 
 def values(args: argparse.Namespace) -> dict[str, str]:
     """What the user gave, by argument name."""
-    given = {argument.name: getattr(args, argument.name) for argument in ARGUMENTS if getattr(args, argument.name) is not None}
+    given = {
+        argument.name: getattr(args, argument.name)
+        for argument in ARGUMENTS
+        if getattr(args, argument.name) is not None
+    }
     for assignment in args.assignments:
         name, separator, text = assignment.partition(":=")
         if not separator:
@@ -65,8 +71,8 @@ def supervise(graph: Graph, folder: RunFolder) -> int:
 def already_there(graph: Graph, others: list[str]) -> str:
     """What is wrong when nodes of the same names are seen before the graph starts, and how to mend it."""
     return (
-        f"namespace {graph.namespace} of this ROS domain has another graph's {', '.join(others)}. Stop that graph, or give "
-        "this one its own namespace:=name or ROS_DOMAIN_ID."
+        f"namespace {graph.namespace} of this ROS domain has another graph's {', '.join(others)}. Stop that graph, "
+        "or give this one its own namespace:=name or ROS_DOMAIN_ID."
     )
 
 

@@ -1,4 +1,4 @@
-"""The node graph for `ros2 launch`; it is described in actdistill_ros/bringup.py, here it only becomes launch actions."""
+"""The node graph for `ros2 launch`: what actdistill_ros/bringup.py describes becomes launch actions here."""
 
 import os
 import shutil
@@ -44,7 +44,7 @@ def generate_launch_description():
 
 
 def start(context):
-    """Plan, lock the namespace, then start the processes in order. Raises before any of them if a value does not fit."""
+    """Plan, lock the namespace, then start the processes in order. Raises before any of them if a value is wrong."""
     values = {argument.name: context.launch_configurations[argument.name] for argument in bringup.ARGUMENTS}
     graph = bringup.plan(values)
     executables = {node.name: locate(node) for node in graph.nodes}
@@ -59,7 +59,7 @@ def start(context):
 
 
 def end_on_sigterm_as_on_ctrl_c():
-    """Launch itself would die of SIGTERM at once; where its signal manager can be reached, the graph ends in order instead."""
+    """Launch itself dies of SIGTERM at once; where its signal manager can be reached, the graph ends in order."""
     manager = getattr(AsyncSafeSignalManager, "_AsyncSafeSignalManager__current", None)
     interrupt = manager and manager.handle(signal.SIGINT, None)
     if not interrupt:
@@ -89,7 +89,9 @@ def launch_from(graph, folder, executables, first):
     for number, node in enumerate(graph.nodes[first:], first):
         process = action_of(graph, folder, node, executables[node.name])
         if node.essential:
-            actions.append(RegisterEventHandler(OnProcessExit(target_action=process, on_exit=partial(take_down, node=node))))
+            actions.append(
+                RegisterEventHandler(OnProcessExit(target_action=process, on_exit=partial(take_down, node=node)))
+            )
         if node.ready:
             follow = partial(launch_from, graph, folder, executables, number + 1)
             waiter = WhenItSays(node.ready, follow)

@@ -1,4 +1,4 @@
-"""A supervised graph whose nodes are scripts of one folder: `python graph_of_scripts.py FOLDER NODE…`, for test_bringup.
+"""A supervised graph whose nodes are scripts of one folder: `python graph_of_scripts.py FOLDER NODE…`.
 
 A node that is written `name!` says "ready" before the next one starts; one written `name?` may end without harm.
 Scripts note what happens to them in the FIFO `events`, which ends when the last of them is gone.
@@ -14,7 +14,9 @@ from actdistill_ros.supervisor import Supervisor
 
 def main(folder: Path, *names: str) -> int:
     nodes = tuple(
-        NodeSpec(name.rstrip("!?"), name.rstrip("!?"), ready="ready" if "!" in name else None, essential="?" not in name)
+        NodeSpec(
+            name.rstrip("!?"), name.rstrip("!?"), ready="ready" if "!" in name else None, essential="?" not in name
+        )
         for name in names
     )
     graph = Graph(nodes, "/", "info", folder / "run", {})

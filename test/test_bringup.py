@@ -162,7 +162,9 @@ def test_a_second_graph_in_the_same_namespace_is_refused_until_the_first_is_gone
 
 def test_namespaces_and_domains_have_folders_of_their_own(tmp_path):
     base = {"XDG_RUNTIME_DIR": str(tmp_path)}
-    folders = {run_folder.path(name, {**base, "ROS_DOMAIN_ID": number}) for name in ("/", "/left") for number in ("0", "7")}
+    folders = {
+        run_folder.path(name, {**base, "ROS_DOMAIN_ID": number}) for name in ("/", "/left") for number in ("0", "7")
+    }
     assert len(folders) == 4
 
 

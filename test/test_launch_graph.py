@@ -1,4 +1,4 @@
-"""The whole graph as a user starts it: simulated world, driver, cameras, policy, monitor, one task, and the way down."""
+"""The whole graph as a user starts it: world, driver, cameras, policy, monitor, one task, and the way down."""
 
 import os
 import signal

@@ -51,7 +51,9 @@ def imports(path):
 
 
 def requirement_names(file):
-    return {line for line in (ROOT / "requirements" / file).read_text().splitlines() if line and not line.startswith("#")}
+    return {
+        line for line in (ROOT / "requirements" / file).read_text().splitlines() if line and not line.startswith("#")
+    }
 
 
 def test_versions_agree():
@@ -63,7 +65,9 @@ def test_every_console_script_leads_to_a_function():
         module, function = target.split(":")
         spec = importlib.util.find_spec(module)
         assert spec, f"{name}: no module {module}"
-        functions = {node.name for node in ast.parse(Path(spec.origin).read_text()).body if isinstance(node, ast.FunctionDef)}
+        functions = {
+            node.name for node in ast.parse(Path(spec.origin).read_text()).body if isinstance(node, ast.FunctionDef)
+        }
         assert function in functions, f"{name}: {module} has no {function}"
 
 
@@ -71,7 +75,9 @@ def test_every_subcommand_leads_to_a_module_that_takes_arguments_and_runs():
     for name, (module, _) in cli.COMMANDS.items():
         spec = importlib.util.find_spec(module)
         assert spec, f"actdistill {name}: no module {module}"
-        functions = {node.name for node in ast.parse(Path(spec.origin).read_text()).body if isinstance(node, ast.FunctionDef)}
+        functions = {
+            node.name for node in ast.parse(Path(spec.origin).read_text()).body if isinstance(node, ast.FunctionDef)
+        }
         assert {"add_arguments", "run"} <= functions, f"actdistill {name}"
 
 
@@ -117,7 +123,11 @@ def test_every_interface_file_has_been_built():
 
 def test_a_sourced_distribution_is_used_if_its_python_is_this_one(monkeypatch, tmp_path):
     (tmp_path / "rclpy.py").touch()
-    for name, text in {"ROS_DISTRO": "jazzy", "AMENT_PREFIX_PATH": "/opt/ros/jazzy", "PYTHONPATH": str(tmp_path)}.items():
+    for name, text in {
+        "ROS_DISTRO": "jazzy",
+        "AMENT_PREFIX_PATH": "/opt/ros/jazzy",
+        "PYTHONPATH": str(tmp_path),
+    }.items():
         monkeypatch.setenv(name, text)
     ros = set_up.find_ros({})
     assert (ros.distro, ros.distribution, ros.prefixes) == ("jazzy", True, ("/opt/ros/jazzy",))
@@ -125,7 +135,11 @@ def test_a_sourced_distribution_is_used_if_its_python_is_this_one(monkeypatch, t
 
 def test_a_sourced_distribution_for_another_python_is_refused_with_a_way_out(monkeypatch, tmp_path):
     (tmp_path / "rclpy.py").write_text("raise ImportError")
-    for name, text in {"ROS_DISTRO": "jazzy", "AMENT_PREFIX_PATH": "/opt/ros/jazzy", "PYTHONPATH": str(tmp_path)}.items():
+    for name, text in {
+        "ROS_DISTRO": "jazzy",
+        "AMENT_PREFIX_PATH": "/opt/ros/jazzy",
+        "PYTHONPATH": str(tmp_path),
+    }.items():
         monkeypatch.setenv(name, text)
     with pytest.raises(set_up.SetupError, match="make setup PYTHON="):
         set_up.find_ros({})

@@ -49,7 +49,8 @@ class Scripts:
         self._process: subprocess.Popen | None = None
 
     def write(self, name: str, body: str) -> None:
-        head = f"#!{sys.executable} -S\nimport os, signal, subprocess, sys, time\nevents = open({str(self.folder / 'events')!r}, 'w')\n"
+        fifo = str(self.folder / "events")
+        head = f"#!{sys.executable} -S\nimport os, signal, subprocess, sys, time\nevents = open({fifo!r}, 'w')\n"
         head += f"def note(text):\n    events.write(f'{name} {{text}}\\n')\n    events.flush()\n"
         (self.folder / name).write_text(head + body)
         (self.folder / name).chmod(0o755)
@@ -196,7 +197,9 @@ def test_a_window_that_is_closed_leaves_the_arm_running(scripts):
 
 
 def test_a_reader_that_goes_away_stops_the_graph_in_order(scripts):
-    scripts.write("camera_node", "print('ready', flush=True)\nwhile True:\n    print('frame', flush=True)\n    time.sleep(0.05)\n")
+    scripts.write(
+        "camera_node", "print('ready', flush=True)\nwhile True:\n    print('frame', flush=True)\n    time.sleep(0.05)\n"
+    )
     graph = scripts.start(*GRAPH)
     scripts.until(*said_ready())
     graph.stdout.close()

@@ -1,8 +1,8 @@
 """Puts the colcon overlay of this checkout on the path of every Python of its virtual environment.
 
-`make setup` installs this file and `actdistill_overlay.pth` into the environment's site-packages; the interpreter imports
-it at start, so that `.venv/bin/actdistill` and `.venv/bin/python` work without sourcing anything. A ROS distribution that
-was sourced during set-up is remembered in `actdistill_overlay.json` and joined in the same way.
+`make setup` installs this file and `actdistill_overlay.pth` into the environment's site-packages; the interpreter
+imports it at start, so that `.venv/bin/actdistill` and `.venv/bin/python` work without sourcing anything. A ROS
+distribution that was sourced during set-up is remembered in `actdistill_overlay.json` and joined in the same way.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def extend(name: str, first: list[str]) -> bool:
 
 
 def activate() -> None:
-    """Extend the environment; where libraries were missing, start this same command again so that the linker sees them."""
+    """Extend the environment; where libraries were missing, start this command again so that the linker sees them."""
     settings = Path(__file__).with_suffix(".json")
     if not settings.is_file():
         return

@@ -12,7 +12,9 @@ from actdistill_ros.cli import main
 
 if __name__ == "__main__":
     folder = f"out/demo-{time.strftime('%Y%m%d-%H%M%S')}"
-    code = main(["trials", "--trials", "4", "--json", f"{folder}/report.json", "--video", f"{folder}/trials.mp4", *sys.argv[1:]])
+    code = main(
+        ["trials", "--trials", "4", "--json", f"{folder}/report.json", "--video", f"{folder}/trials.mp4", *sys.argv[1:]]
+    )
     if not code:
         print(f"report: {folder}/report.json   film: {folder}/trials.mp4")
     sys.exit(code)

@@ -60,8 +60,8 @@ def find_ros(stamp: dict[str, str]) -> Ros:
         return Ros("kilted", False, (str(VENV),), (str(VENV / "lib"),), ())
     if subprocess.run([sys.executable, "-c", "import rclpy"], capture_output=True).returncode:
         raise SetupError(
-            f"ROS {distro} is sourced, but {sys.executable} cannot import its rclpy. Use the Python that it was made for: "
-            "make setup PYTHON=/usr/bin/python3, or open a shell without ROS to use the wheels."
+            f"ROS {distro} is sourced, but {sys.executable} cannot import its rclpy. Use the Python that it was "
+            "made for: make setup PYTHON=/usr/bin/python3, or open a shell without ROS to use the wheels."
         )
     libraries, python = (outside(os.environ.get(name, "")) for name in ("LD_LIBRARY_PATH", "PYTHONPATH"))
     return Ros(distro, True, prefixes, libraries, python)
@@ -115,7 +115,9 @@ def run(*command: object, env: dict[str, str] | None = None) -> None:
     words = [str(word) for word in command]
     result = subprocess.run(words, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if result.returncode:
-        raise SetupError(f"{result.stdout}\n{' '.join(words)} failed with exit code {result.returncode}; the reason stands above.")
+        raise SetupError(
+            f"{result.stdout}\n{' '.join(words)} failed with exit code {result.returncode}; the reason stands above."
+        )
 
 
 def make_environment(ros: Ros, stamp: dict[str, str], want: dict[str, str]) -> None:
@@ -130,11 +132,13 @@ def make_environment(ros: Ros, stamp: dict[str, str], want: dict[str, str]) -> N
 
 
 def constraints(ros: Ros) -> Path:
-    """The tested versions; a distribution's own Python packages keep theirs, because its libraries are built for them."""
+    """The tested versions; a distribution's own Python packages keep theirs: its libraries are built for them."""
     lock = REQUIREMENTS / "lock.txt"
     if not ros.distribution:
         return lock
-    listing = subprocess.run([sys.executable, "-m", "pip", "list", "--format=json"], capture_output=True, text=True, check=True)
+    listing = subprocess.run(
+        [sys.executable, "-m", "pip", "list", "--format=json"], capture_output=True, text=True, check=True
+    )
     system = {entry["name"].lower().replace("_", "-"): entry["version"] for entry in json.loads(listing.stdout)}
     lines = []
     for line in lock.read_text().splitlines():
@@ -150,7 +154,10 @@ def constraints(ros: Ros) -> Path:
 
 def install_packages(ros: Ros) -> None:
     files = ["base.txt", "sim.txt", "test.txt"] + ([] if ros.distribution else ["ros.txt"])
-    say("packages", f"installing {', '.join(files)} of requirements/ at the versions of lock.txt; minutes the first time")
+    say(
+        "packages",
+        f"installing {', '.join(files)} of requirements/ at the versions of lock.txt; minutes the first time",
+    )
     wanted_files = [word for name in files for word in ("-r", REQUIREMENTS / name)]
     pip = (PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
     run(*pip, "-c", constraints(ros), *wanted_files, "setuptools")
@@ -219,7 +226,9 @@ def main() -> int:
         print(f"setup: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"setup: cannot write here: {error}. The checkout must lie on a disk that can be written.", file=sys.stderr)
+        print(
+            f"setup: cannot write here: {error}. The checkout must lie on a disk that can be written.", file=sys.stderr
+        )
         return 2
     say("done", "try .venv/bin/actdistill --help")
     return 0

@@ -55,11 +55,15 @@ def ensure(say: Callable[[str, str], None]) -> None:
         return
     command = ["apt-get", "install", "-y", "--no-install-recommends", *names]
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise Missing(f"this machine lacks {', '.join(names)}. Install them and run it again:\n    sudo {' '.join(command)}")
+        raise Missing(
+            f"this machine lacks {', '.join(names)}. Install them and run it again:\n    sudo {' '.join(command)}"
+        )
     say("system", f"installing {' '.join(names)} with apt-get")
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     for step in (["apt-get", "update", "-q"], command):
         if subprocess.run(step, env=environment, stdout=subprocess.DEVNULL).returncode:
             raise Missing(f"{' '.join(step)} failed; the reason stands above. Missing: {' '.join(names)}")
     if left := missing():
-        raise Missing(f"apt-get installed {' '.join(names)}, but {' '.join(left)} cannot be found still. Install it by hand.")
+        raise Missing(
+            f"apt-get installed {' '.join(names)}, but {' '.join(left)} cannot be found still. Install it by hand."
+        )

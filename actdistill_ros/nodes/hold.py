@@ -24,7 +24,9 @@ class Holder:
         """`domain_id` None: that of the environment. Raises RuntimeError if ROS cannot be reached."""
         self._context = Context()
         rclpy.init(args=[], context=self._context, domain_id=domain_id, signal_handler_options=SignalHandlerOptions.NO)
-        self._node = rclpy.create_node("bringup", namespace=namespace, context=self._context, start_parameter_services=False)
+        self._node = rclpy.create_node(
+            "bringup", namespace=namespace, context=self._context, start_parameter_services=False
+        )
         self._client = self._node.create_client(SetMode, "arm/set_mode")
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
@@ -42,7 +44,11 @@ class Holder:
         namespace, until = self._node.get_namespace(), time.monotonic() + timeout_s
         found: list[str] = []
         while not found and time.monotonic() < until:
-            found = [name for name, space in self._node.get_node_names_and_namespaces() if space == namespace and name in names]
+            found = [
+                name
+                for name, space in self._node.get_node_names_and_namespaces()
+                if space == namespace and name in names
+            ]
             time.sleep(0.05)
         return found
 
