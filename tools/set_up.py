@@ -21,6 +21,7 @@ VENV = ROOT / ".venv"
 STAMP = VENV / "actdistill_setup.json"
 PYTHON = VENV / "bin" / "python"
 REQUIREMENTS = ROOT / "requirements"
+HOOKS = ("set_up.py", "actdistill_overlay.py", "relocate_ros_wheels.py")
 INTERFACES = ("msg", "srv", "action")
 INSTALLED = ("actdistill_ros", "launch", "config", "models", "urdf")
 
@@ -96,7 +97,7 @@ def wanted(ros: Ros) -> dict[str, str]:
     return {
         "root": str(ROOT),
         "ros": json.dumps(ros.__dict__),
-        "packages": digest(*sorted(REQUIREMENTS.iterdir()), ROOT / "setup.cfg", *sorted((ROOT / "tools").glob("*.py"))),
+        "packages": digest(*sorted(REQUIREMENTS.iterdir()), ROOT / "setup.cfg", *(ROOT / "tools" / name for name in HOOKS)),
         "overlay": digest(ROOT / "CMakeLists.txt", ROOT / "package.xml", ROOT / "setup.cfg", *interfaces, *listed),
         "python": version.removeprefix("python"),
     }
