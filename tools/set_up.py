@@ -87,6 +87,7 @@ def wanted(ros: Ros) -> dict[str, str]:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     if PYTHON.is_file():
         version = next(VENV.glob("lib/python3.*"), Path(version)).name
+    hooks = [ROOT / "tools" / name for name in HOOKS]
     interfaces = sorted(path for folder in INTERFACES for path in (ROOT / folder).iterdir())
     listed = sorted(
         str(path.relative_to(ROOT))
@@ -97,7 +98,7 @@ def wanted(ros: Ros) -> dict[str, str]:
     return {
         "root": str(ROOT),
         "ros": json.dumps(ros.__dict__),
-        "packages": digest(*sorted(REQUIREMENTS.iterdir()), ROOT / "setup.cfg", *(ROOT / "tools" / name for name in HOOKS)),
+        "packages": digest(*sorted(REQUIREMENTS.iterdir()), ROOT / "setup.cfg", *hooks),
         "overlay": digest(ROOT / "CMakeLists.txt", ROOT / "package.xml", ROOT / "setup.cfg", *interfaces, *listed),
         "python": version.removeprefix("python"),
     }
