@@ -17,6 +17,10 @@ def test_no_failure_is_not_certainty():
     assert low == 0.0 and 0.08 < high < 0.10
 
 
+def test_the_ends_are_exact():
+    assert all(wilson(0, n)[0] == 0.0 and wilson(n, n)[1] == 1.0 for n in range(1, 60))
+
+
 def test_nothing_tried_says_nothing():
     assert wilson(0, 0) == (0.0, 1.0)
 

@@ -50,6 +50,7 @@ def test_the_world_stages_after_the_arm_was_let_go_and_judges(folder):
         {"success": False, "reason": "on the table"},
         {"success": True, "reason": "in the air"},
         {"success": False, "reason": "fell down"},
+        {"rtf": 0.98},
     )
     judge = World(folder, "tabletop-hard", lambda: order.append(len(world.asked)), held_out=True, pause=pauses.append)
     assert judge.stage(LIFT) == "lift the red block"
@@ -60,6 +61,7 @@ def test_the_world_stages_after_the_arm_was_let_go_and_judges(folder):
     assert judge.look() is None
     assert judge.look().words == "in the air"
     assert (judge.decide().verdict, world.asked[-1]) == ("failure", {"op": "verdict"})
+    assert judge.real_time_factor() == 0.98
     judge.close()
     world.close()
 

@@ -41,6 +41,12 @@ def test_every_trial_is_saved_and_told_with_the_time_that_is_left(clock, capsys)
     assert "timeout" in second and "left" not in third
 
 
+def test_every_result_says_how_fast_the_world_ran(clock):
+    results = []
+    conduct(plan("m", ("lift",), 1, 9), clock, results, real_time=lambda: 0.97)
+    assert results[0].real_time_factor == 0.97
+
+
 def test_the_film_shows_every_trial_and_its_verdict(clock, tmp_path):
     film = Film(tmp_path / "out.mp4", run.FPS)
     image = np.full((96, 96, 3), 120, np.uint8)

@@ -23,7 +23,10 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     centre = rate + Z95**2 / (2 * n)
     half = Z95 * np.sqrt(rate * (1 - rate) / n + Z95**2 / (4 * n**2))
     scale = 1 + Z95**2 / n
-    return max(0.0, float((centre - half) / scale)), min(1.0, float((centre + half) / scale))
+    # At the ends the bounds are exact; rounding would leave 5e-17 for zero.
+    low = 0.0 if successes == 0 else float((centre - half) / scale)
+    high = 1.0 if successes == n else float((centre + half) / scale)
+    return low, high
 
 
 def paired_bootstrap(a: Sequence[float], b: Sequence[float], seed: int = 0) -> tuple[float, float, float]:

@@ -63,6 +63,10 @@ class World:
         """How the world runs, such as its real-time factor."""
         return self._ask({"op": "status"})
 
+    def real_time_factor(self) -> float:
+        """How fast the world ran over its last seconds; 1.0 is as fast as the clock."""
+        return self.status()["rtf"]
+
     def close(self) -> None:
         self._connection.close()
 

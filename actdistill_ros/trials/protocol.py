@@ -54,7 +54,10 @@ class Ended:
 
 @dataclass(frozen=True)
 class Result:
-    """One attempt that was made; keys of an entry of the report's `trials`."""
+    """One attempt that was made; keys of an entry of the report's `trials`.
+
+    real_time_factor: how fast the simulated world ran at the end of it; None without one.
+    """
 
     checkpoint: str
     task: str
@@ -65,6 +68,7 @@ class Result:
     judged: str
     seconds: float
     steps: int
+    real_time_factor: float | None = None
 
 
 class Robot(Protocol):

@@ -56,13 +56,14 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
-def write(path: Path, results: Sequence[Result], planned: int, settings: dict) -> None:
-    """The whole report; the file is either the old one or the new one, whatever happens meanwhile."""
+def write(path: Path, results: Sequence[Result], planned: int, settings: dict, pace: dict | None = None) -> None:
+    """The whole report (`pace`: of `pace.measure`); the file is either the old one or the new one, never half of it."""
     body = {
         "trials": [asdict(result) for result in results],
         **summary(results),
         "planned": planned,
         **settings,
+        **({"pace": pace} if pace else {}),
         **machine(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)

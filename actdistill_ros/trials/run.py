@@ -8,12 +8,14 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from actdistill_ros import bringup
-from actdistill_ros.trials import report
+from actdistill_ros.contract import contract
+from actdistill_ros.trials import pace, report
 from actdistill_ros.trials.graph import GraphProcess
 from actdistill_ros.trials.judges import Operator, World
 from actdistill_ros.trials.protocol import TICK_S, Judge, Result, Robot, Trial, TrialsError, plan, run_trial
@@ -89,14 +91,16 @@ def run(args: argparse.Namespace) -> int:
     results = report.done(args.json, trials, settings, args.resume)
     known = {(result.task, result.seed) for result in results}
     todo = [trial for trial in trials if (trial.task, trial.seed) not in known]
-    interrupted = False
+    interrupted, slow = False, ""
     if todo:
         print(
             f"{len(todo)} trials to make" + (f", {len(results)} are in {args.json} already" if results else ""),
             flush=True,
         )
-        interrupted = _make(args, judge, todo, results, len(trials), settings)
+        interrupted, slow = _make(args, judge, todo, results, len(trials), settings)
     print(report.table(results))
+    if slow:
+        print(f"WARNING: {slow}")
     if interrupted:
         print(f"interrupted after {len(results)} of {len(trials)} trials" + ("; --resume goes on" if args.json else ""))
     return INTERRUPTED if interrupted else 0
@@ -104,19 +108,28 @@ def run(args: argparse.Namespace) -> int:
 
 def _make(
     args: argparse.Namespace, judge_name: str, todo: list[Trial], results: list[Result], planned: int, settings: dict
-) -> bool:
-    """Bring up what is needed and make the trials; `results` grows as they end. Returns whether it was interrupted."""
+) -> tuple[bool, str]:
+    """Bring up what is needed and make the trials; `results` grows as they end.
+
+    Returns whether it was interrupted, and what made the loop too slow to count, if anything did.
+    """
+    values = {"hardware": args.hardware, "checkpoint": args.checkpoint, "namespace": args.namespace}
+    values |= {"suite": args.suite, "task": todo[0].task, "seed": str(todo[0].seed)}
+    graph = bringup.plan(values)
+    steps_per_s = _steps_per_s(graph)
 
     def save(found: list[Result]) -> None:
         if args.json:
-            report.write(args.json, found, planned, settings)
+            report.write(args.json, found, planned, settings, pace.measure(found, steps_per_s))
 
     with contextlib.ExitStack() as stack:
         # Whoever ends this process politely ends the graph with it.
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         stack.callback(signal.signal, signal.SIGTERM, before)
         try:
-            graph, alive = _graph(args, todo[0], stack)
+            # Before ROS starts in this process: both ends must use the same transport.
+            os.environ.update(graph.environment)
+            alive = (lambda: None) if args.attach else _start(graph, values, stack)
             robot = _robot(graph, bool(args.video), alive, stack)
             judge = (
                 World(graph.folder, args.suite, robot.let_go, args.held_out)
@@ -127,13 +140,14 @@ def _make(
             film = Film(_free(args.video), FPS) if args.video else None
             if film:
                 stack.callback(film.close)
-            conduct(todo, robot, judge, settings["timeout_s"], results, save, alive, film, robot.picture)
+            real_time = judge.real_time_factor if isinstance(judge, World) else lambda: None
+            conduct(todo, robot, judge, settings["timeout_s"], results, save, alive, film, robot.picture, real_time)
         except KeyboardInterrupt:
-            return True
+            return True, pace.warning(pace.measure(results, steps_per_s))
         finally:
             if results:
                 save(results)
-    return False
+    return False, pace.warning(pace.measure(results, steps_per_s))
 
 
 def conduct(
@@ -146,6 +160,7 @@ def conduct(
     alive: Callable[[], None] = lambda: None,
     film: Film | None = None,
     picture: Callable[[], np.ndarray | None] = lambda: None,
+    real_time: Callable[[], float | None] = lambda: None,
     clock: Callable[[], float] = time.time,
     pause: Callable[[float], None] = time.sleep,
 ) -> None:
@@ -159,7 +174,7 @@ def conduct(
             if film and (image := picture()) is not None:
                 film.add(caption(image, f"{name}: {instruction}"))
 
-        result = run_trial(trial, robot, judge, timeout_s, clock, pause, tick)
+        result = replace(run_trial(trial, robot, judge, timeout_s, clock, pause, tick), real_time_factor=real_time())
         results.append(result)
         save(results)
         left_s = (clock() - begin) / number * (len(todo) - number)
@@ -174,26 +189,19 @@ def conduct(
                 film.add(caption(image, f"{name}: {result.reason}", result.verdict))
 
 
-def _graph(
-    args: argparse.Namespace, first: Trial, stack: contextlib.ExitStack
-) -> tuple[bringup.Graph, Callable[[], None]]:
-    """The graph that runs now, and what raises once it has ended."""
-    values = {
-        "hardware": args.hardware,
-        "checkpoint": args.checkpoint,
-        "namespace": args.namespace,
-        "suite": args.suite,
-    }
-    values |= {"task": first.task, "seed": str(first.seed)}
-    graph = bringup.plan(values)
-    # Before ROS starts in this process: both ends must use the same transport.
-    os.environ.update(graph.environment)
-    if args.attach:
-        return graph, lambda: None
+def _start(graph: bringup.Graph, values: dict[str, str], stack: contextlib.ExitStack) -> Callable[[], None]:
+    """Start the graph; returns what raises once it has ended."""
     process = GraphProcess(values, graph.folder / "trials.log")
     stack.callback(process.close)
     print(f"starting the graph; its log is {process.log}", flush=True)
-    return graph, process.check
+    return process.check
+
+
+def _steps_per_s(graph: bringup.Graph) -> float:
+    """How many policy steps a second the checkpoint's contract allows."""
+    (checkpoint,) = (node.parameters["checkpoint"] for node in graph.nodes if "checkpoint" in node.parameters)
+    action = contract.load(Path(checkpoint)).action
+    return 1 / (action.execute * action.period_s)
 
 
 def _robot(graph: bringup.Graph, pictures: bool, alive: Callable[[], None], stack: contextlib.ExitStack):
