@@ -123,9 +123,9 @@ def _make(
             report.write(args.json, found, planned, settings, pace.measure(found, steps_per_s))
 
     with contextlib.ExitStack() as stack:
-        # Whoever ends this process politely ends the graph with it.
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-        stack.callback(signal.signal, signal.SIGTERM, before)
+        # Whoever ends this process politely ends the graph with it, also from a script, which has SIGINT ignored.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            stack.callback(signal.signal, number, signal.signal(number, signal.default_int_handler))
         try:
             # Before ROS starts in this process: both ends must use the same transport.
             os.environ.update(graph.environment)
