@@ -7,7 +7,7 @@ loss, and fails in the loop.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,10 +17,10 @@ from actdistill_ros.contract.preprocess import state_vector
 from actdistill_ros.data.episode import Episode
 from actdistill_ros.sim import layout
 from actdistill_ros.sim.env import TabletopEnv
-from actdistill_ros.sim.tasks import stays_reached
+from actdistill_ros.sim.tasks import Goal, stays_reached
 
 CHUNK = 8
-AUX_DIM = 3 * len(layout.BLOCKS) + 2 + 3
+AUX_DIM = 3 * len(layout.BLOCKS) + 2 + 3 + 3
 EXTRAS = {"chunk": (CHUNK, 7), "aux": (AUX_DIM,)}
 
 Policy = Callable[[Observation], np.ndarray]
@@ -39,17 +39,31 @@ class Disturbance:
 
 
 def aux_targets(env: TabletopEnv) -> np.ndarray:
-    """(17,) float32: block centres (4 × 3), bowl (2), and the block that the first open goal is about (3), in `base_link` [m]."""
+    """(20,) float32: block centres (4 × 3), bowl (2), the block that the first open goal is about (3) and where that block is
+    to go (3), all in `base_link` [m]."""
     world, task = env.world, env.stage.task
     goal = next((g for g in task.goals[:-1] if not stays_reached(world, g)), task.goals[-1])
-    blocks = np.concatenate([world.block(name) for name in layout.BLOCKS])
-    return np.concatenate([blocks, world.bowl[:2], world.block(goal.block)]).astype(np.float32)
+    places = {name: world.block(name) for name in layout.BLOCKS}
+    bowl = world.bowl
+    to = destination(goal, places, bowl)
+    return np.concatenate([*places.values(), bowl[:2], places[goal.block], to]).astype(np.float32)
+
+
+def destination(goal: Goal, places: Mapping[str, np.ndarray], bowl: np.ndarray) -> np.ndarray:
+    """(3,) [m] where the goal's block is to go: up, into the bowl, on the other block, or sideways."""
+    if goal.kind == "bowl":
+        return np.array([bowl[0], bowl[1], layout.TABLE_Z_M])
+    if goal.kind == "stack":
+        return places[goal.other] + np.array([0.0, 0.0, layout.BLOCK_SIDE_M])
+    if goal.kind == "lift":
+        return places[goal.block] + np.array([0.0, 0.0, 0.1])
+    return places[goal.block] + np.array([0.0, goal.side * 0.1, 0.0])
 
 
 def record(
     env: TabletopEnv, suite: str, task: str, seed: int, policy: Policy | None = None, disturbance: Disturbance = Disturbance()
 ) -> Episode:
-    """Run one episode and return it with extras `chunk` (T, 8, 7) and `aux` (T, 17)."""
+    """Run one episode and return it with extras `chunk` (T, 8, 7) and `aux` (T, 20)."""
     env.reset(suite, task, seed)
     rng = np.random.default_rng([seed, 7])
     limit = int(env.stage.task.max_steps * (0.6 if policy else 1.0))

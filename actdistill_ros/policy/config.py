@@ -21,4 +21,5 @@ class PolicyConfig:
     state_dim: int = 10
     chunk: int = 8
     action_dim: int = 7
-    aux_dim: int = 17
+    scene_dim: int = 14
+    focus_dim: int = 6

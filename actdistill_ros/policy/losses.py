@@ -31,8 +31,9 @@ def compute(prediction: Prediction, chunk: Tensor, aux: Tensor, opening: Tensor,
     steps[:executed] = 1.0
     motion = (F.smooth_l1_loss(prediction.motion, chunk[..., :6], beta=0.1, reduction="none") * steps[:, None]).mean()
     gripper = (gripper_loss(prediction.gripper, chunk[..., 6], opening) * steps).mean()
-    scene = F.l1_loss(prediction.scene, aux[:, :-3] * METRES_TO_UNITS)
-    focus = F.l1_loss(prediction.focus, aux[:, -3:] * METRES_TO_UNITS)
+    seen = prediction.scene.shape[1]
+    scene = F.l1_loss(prediction.scene, aux[:, :seen] * METRES_TO_UNITS)
+    focus = F.l1_loss(prediction.focus, aux[:, seen:] * METRES_TO_UNITS)
     total = 4.0 * motion + gripper + SCENE_WEIGHT * scene + FOCUS_WEIGHT * focus
     parts = {"motion": motion, "gripper": gripper, "scene_mm": scene * 100, "focus_mm": focus * 100}
     return Losses(total, {name: value.detach() for name, value in parts.items()})

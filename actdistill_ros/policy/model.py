@@ -17,8 +17,8 @@ METRES_TO_UNITS = 10.0  # places are learnt in decimetres, so that their loss is
 
 @dataclass(frozen=True)
 class Prediction:
-    """motion: (B, K, 6) normalised deltas; gripper: (B, K) logits of open; scene: (B, A) object places seen by the encoders [dm];
-    focus: (B, 3) place of the block that the next action is about [dm]."""
+    """motion: (B, K, 6) normalised deltas; gripper: (B, K) logits of open; scene: (B, 14) object places seen by the encoders [dm];
+    focus: (B, 6) place of the block that the next action is about, and where it is to go [dm]."""
 
     motion: Tensor
     gripper: Tensor
@@ -49,8 +49,9 @@ class Policy(nn.Module):
         self.decoder = RoutedDecoder(width, config.heads, config.feed_forward, config.layers)
         self.head = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, config.chunk * config.action_dim))
         seen = sum(config.vision_tokens) * (config.vision_width + 2)
-        self.scene = nn.Sequential(nn.Linear(seen, width), nn.GELU(), nn.Linear(width, config.aux_dim - 3))
-        self.focus = nn.Linear(width, 3)
+        self.scene = nn.Sequential(nn.Linear(seen, width), nn.GELU(), nn.Linear(width, config.scene_dim))
+        self.focus = nn.Linear(width, config.focus_dim)
+        self.ask = nn.Linear(language, 2 * width)
         nn.init.normal_(self.embed.weight, std=0.5)
 
     def embed_inputs(
@@ -73,6 +74,7 @@ class Policy(nn.Module):
         pose = torch.cat([state[:, :-1] * pose_known[:, None], state[:, -1:], pose_known[:, None]], dim=1)  # (B, 11)
         batch = state.shape[0]
         last = torch.stack([self.state(pose), self.readout.expand(batch, -1)], dim=1)  # (B, 2, D)
+        last = last + self.ask(language).unflatten(1, (2, -1))  # what to do is asked of the tokens that answer
         tokens = torch.cat([words, *looks, last], dim=1) * self.token_scale  # (B, N, D)
         present = torch.cat([spoken, spoken.new_ones(batch, tokens.shape[1] - spoken.shape[1])], dim=1)
         return tokens, present, torch.cat([tokens_seen.flatten(1) for tokens_seen in seen], dim=1)

@@ -81,7 +81,8 @@ class PolicyRuntime:
 
     @torch.inference_mode()
     def locate(self, observation: Observation) -> np.ndarray:
-        """(17,) where the policy believes the objects are and, last three, the block it is about [m in `base_link`]."""
+        """(20,) where the policy believes the objects are, the block it is about and where that goes, as `aux_targets` has them
+        [m in `base_link`]."""
         images, instruction, state = self._inputs(observation)
         prediction = self._model(images, instruction, state, torch.ones(1, device=self._device), self._plan)
         places = torch.cat([prediction.scene[0], prediction.focus[0]]) / METRES_TO_UNITS
