@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,17 +15,22 @@ import torch
 from actdistill_ros.contract.contract import ActionSpace, CameraSpec, Contract
 from actdistill_ros.data import statistics
 from actdistill_ros.policy import checkpoint, losses
-from actdistill_ros.policy.batches import Batcher, Samples
+from actdistill_ros.policy.batches import HELD_OUT_EVERY, Batcher, Samples
 from actdistill_ros.policy.config import PolicyConfig
 from actdistill_ros.policy.model import Policy
 from actdistill_ros.policy.tokenizer import Tokenizer, words
 
 CAMERAS = ("front", "wrist")
 SOURCE_PIXELS = 192
-STATE_FILE = "training.pt"
+STATE_FILE, CURVE_FILE = "training.pt", "curve.jsonl"
+LOG_EVERY = 50
 EXECUTE = 4
 TRANSLATION_LIMIT_M, ROTATION_LIMIT_RAD = 0.035, 0.20
 EMA = 0.998
+
+
+class TrainingError(ValueError):
+    """A run that cannot be started or resumed; the text says why and how to mend it."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
     print(f"{len(samples.training)} training frames, {len(samples.instructions)} episodes, {trainer.parameters / 1e6:.2f} M parameters")
     trainer.fit(args.out, args.save_every)
     trainer.export(args.out)
-    print(f"{args.out}: done after {trainer.step} steps; validation {trainer.validate()}")
+    found = trainer.validate() or f"left out: fewer than {HELD_OUT_EVERY} episodes"
+    print(f"{args.out}: done after {trainer.step} steps; validation {found}")
     return 0
 
 
@@ -81,6 +86,7 @@ class Trainer:
     def __init__(self, settings: Settings, samples: Samples, init: Path | None) -> None:
         torch.manual_seed(settings.seed)
         self.settings, self.samples, self.step = settings, samples, 0
+        self.curve: dict[str, float] = {}  # losses, smoothed over about fifty steps
         if init is None:
             tokenizer = Tokenizer.of(samples.instructions)
             self.model = Policy(PolicyConfig(vocabulary=tokenizer.vocabulary))
@@ -102,17 +108,16 @@ class Trainer:
 
     def fit(self, out: Path, save_every: int) -> None:
         start, first = time.monotonic(), self.step
-        curve: dict[str, float] = {}
         while self.step < self.settings.steps:
-            parts = self.update()
-            for name, value in parts.items():
-                curve[name] = 0.98 * curve.get(name, value) + 0.02 * value
-            if self.step % 50 == 0:
+            for name, value in self.update().items():
+                self.curve[name] = 0.98 * self.curve.get(name, value) + 0.02 * value
+            if self.step % LOG_EVERY == 0:
                 rate = (self.step - first) / (time.monotonic() - start)
                 left = (self.settings.steps - self.step) / rate
-                text = "  ".join(f"{k} {v:.3f}" for k, v in curve.items())
-                print(f"{self.step}/{self.settings.steps}  {text}  {rate * self.settings.batch:.0f} samples/s  {left / 60:.1f} min left", flush=True)
-                _log(out, {"step": self.step, **curve})
+                text = "  ".join(f"{k} {v:.3f}" for k, v in self.curve.items())
+                pace = f"{rate * self.settings.batch:.0f} samples/s  {left / 60:.1f} min left"
+                print(f"{self.step}/{self.settings.steps}  {text}  {pace}", flush=True)
+                _log(out, {"step": self.step, **self.curve})
             if self.step % save_every == 0:
                 self.save(out)
         self.save(out)
@@ -136,7 +141,12 @@ class Trainer:
         return {name: float(value) for name, value in result.parts.items()}
 
     def validate(self) -> dict[str, float]:
-        """Losses of the averaged weights on held-out episodes, and how far off the first frames place things [mm]."""
+        """Losses of the averaged weights on held-out episodes, and how far off the first frames place things [mm].
+
+        Empty if the data are too few for an episode to be held out.
+        """
+        if not len(self.samples.validation):
+            return {}
         live = {k: v.clone() for k, v in self.model.state_dict().items()}
         self.model.load_state_dict(self.average)
         self.model.eval()
@@ -162,6 +172,7 @@ class Trainer:
         state = {
             "settings": json.dumps(asdict(self.settings)),
             "step": self.step,
+            "curve": self.curve,
             "model": self.model.state_dict(),
             "average": self.average,
             "optimiser": self.optimiser.state_dict(),
@@ -172,18 +183,19 @@ class Trainer:
     def resume(self, out: Path) -> bool:
         """Go on from what `save` left in `out`, if anything.
 
-        Raises ValueError if that run had other settings: mixing two curves would make neither.
+        Raises TrainingError if that run had other settings: mixing two curves would make neither.
         """
         path = out / STATE_FILE
         if not path.exists():
             return False
         state = torch.load(path, weights_only=True)
         if json.loads(state["settings"]) != json.loads(json.dumps(asdict(self.settings))):
-            raise ValueError(f"{path} belongs to a run with settings {state['settings']}; repeat them, or give another --out.")
+            raise TrainingError(f"{path} belongs to a run with settings {state['settings']}; repeat them, or give another --out.")
         self.model.load_state_dict(state["model"])
         self.average = state["average"]
         self.optimiser.load_state_dict(state["optimiser"])
-        self.step = state["step"]
+        self.step, self.curve = state["step"], state["curve"]
+        _forget_after(out / CURVE_FILE, self.step)
         return True
 
     def export(self, out: Path) -> None:
@@ -217,11 +229,13 @@ def learning_rate(settings: Settings, step: int) -> float:
 
 def _log(out: Path, line: dict) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    with (out / "curve.jsonl").open("a") as file:
+    with (out / CURVE_FILE).open("a") as file:
         file.write(json.dumps(line) + "\n")
 
 
-if __name__ == "__main__":
-    _parser = argparse.ArgumentParser(description=__doc__)
-    add_arguments(_parser)
-    sys.exit(run(_parser.parse_args()))
+def _forget_after(path: Path, step: int) -> None:
+    """Drop the lines of a killed run past what is resumed: they are about to be written again."""
+    if path.exists():
+        lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
+        path.write_text("".join(f"{line}\n" for line in lines))
+
