@@ -91,11 +91,14 @@ def suite_of(seed: int, suite: str) -> str:
 
 
 def _work(job: Job, progress) -> None:
+    import cv2
+
     from actdistill_ros.data.rollout import EXTRAS, record
     from actdistill_ros.sim import layout
     from actdistill_ros.sim.env import TabletopEnv
 
-    os.environ["LP_NUM_THREADS"] = "1"
+    os.environ["LP_NUM_THREADS"] = "1"  # read by Mesa's renderer: the workers share the cores among themselves
+    cv2.setNumThreads(1)
     policy = None
     if job.policy is not None:
         import torch

@@ -1,4 +1,4 @@
-"""How the world looks and rubs: light, colours, camera poses and friction drawn from a seed."""
+"""How the world looks and rubs: light, colours, texture, camera poses and friction drawn from a seed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from actdistill_ros.sim.scene import look_at
 LIGHT = (0.15, 0.45)
 BLOCK_COLOUR = (0.03, 0.07)
 TABLE_COLOUR = (0.06, 0.35)
+TEXTURE_REPEAT = ((10.0, 10.0), (3.0, 24.0))  # ranges: squares of the table's pattern
 FRONT_CAMERA_M = (0.002, 0.020)
 WRIST_CAMERA_M = (0.001, 0.003)
 FRICTION = (0.10, 0.25)
@@ -24,6 +25,7 @@ def randomise(model: mujoco.MjModel, rng: np.random.Generator, strong: bool) -> 
     for name, rgb in layout.COLOURS.items():
         model.geom(name).rgba[:3] = np.clip(np.array(rgb) + rng.uniform(-1, 1, 3) * BLOCK_COLOUR[k], 0, 1)
     model.mat("table").rgba[:3] = np.clip(1 + rng.uniform(-1, 1, 3) * TABLE_COLOUR[k], 0.3, 1.6)
+    model.mat_texrepeat[model.mat("table").id] = rng.uniform(*TEXTURE_REPEAT[k])
     model.geom("floor").rgba[:3] = np.clip(np.array([0.35, 0.37, 0.40]) + rng.uniform(-1, 1, 3) * TABLE_COLOUR[k] / 2, 0, 1)
     _front_camera(model, rng, FRONT_CAMERA_M[k])
     wrist = model.cam("wrist").id

@@ -120,12 +120,14 @@ def _all(args: argparse.Namespace, episodes: Sequence[tuple[int, str, int]]) -> 
 
 
 def _work(order: Order, queue) -> None:
-    os.environ["LP_NUM_THREADS"] = "1"
+    os.environ["LP_NUM_THREADS"] = "1"  # read by Mesa's renderer: the workers share the cores among themselves
+    import cv2
     import torch
 
     from actdistill_ros.policy.runtime import PolicyRuntime
     from actdistill_ros.sim.env import TabletopEnv
 
+    cv2.setNumThreads(1)
     torch.set_num_threads(order.threads)
     runtime, env = PolicyRuntime.load(order.checkpoint), TabletopEnv()
     for number, task, seed in order.episodes:
