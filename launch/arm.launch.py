@@ -5,7 +5,6 @@ import shutil
 import signal
 from functools import partial
 
-from launch import LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     ExecuteProcess,
@@ -22,6 +21,7 @@ from actdistill_ros import bringup
 from actdistill_ros.run_folder import RunFolder
 from actdistill_ros.supervisor import HOLD_S, locate
 from actdistill_ros.up import already_there
+from launch import LaunchDescription
 
 END = {"sigterm_timeout": "2", "sigkill_timeout": "2"}
 if shutil.which("setpriv"):

@@ -16,7 +16,9 @@ from actdistill_ros.control.pose import rotation_vector
 
 SETTINGS = settings.load()
 GRIPPER_DOWN = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])
-HOME_Q = kinematics.solve(ArmPose(np.array([0.25, 0.0, 0.10]), GRIPPER_DOWN), np.array([0.0, 1.5, 1.2, -1.2, 0.0, 0.0])).q
+HOME_Q = kinematics.solve(
+    ArmPose(np.array([0.25, 0.0, 0.10]), GRIPPER_DOWN), np.array([0.0, 1.5, 1.2, -1.2, 0.0, 0.0])
+).q
 
 
 class Clock:

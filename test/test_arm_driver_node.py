@@ -135,7 +135,9 @@ def test_a_motor_fault_is_in_the_state_and_in_the_diagnostics(robot, motors):
     motors.faults[2] = 12
     state = robot.until_held("joint3: coil too hot")
     assert state.faults[0] == "joint3: coil too hot; let the motor cool down"
-    robot.ros.until(lambda: heard and heard[-1].status[0].level == DiagnosticStatus.ERROR, "an error in the diagnostics")
+    robot.ros.until(
+        lambda: heard and heard[-1].status[0].level == DiagnosticStatus.ERROR, "an error in the diagnostics"
+    )
     assert any(value.value == state.faults[0] for value in heard[-1].status[0].values)
 
 
@@ -197,7 +199,10 @@ def test_a_second_driver_in_the_namespace_is_refused_by_name(robot, tmp_path, ca
         ({"hardware": "sdk_sim"}, "hardware sdk_sim needs a backend"),
         ({"hardware": "ur5"}, "parameter hardware is 'ur5', expected one of sim, sdk_sim, real"),
         ({}, "parameter sim_endpoint is empty"),
-        ({"sim_endpoint": "/nowhere", "connect_timeout_s": 0.0}, "no simulated motors at /nowhere/motors.sock: start `sim_world"),
+        (
+            {"sim_endpoint": "/nowhere", "connect_timeout_s": 0.0},
+            "no simulated motors at /nowhere/motors.sock: start `sim_world",
+        ),
     ],
 )
 def test_a_driver_that_cannot_reach_its_arm_says_why_and_does_not_come_up(ros, capfd, parameters, words):  # noqa: F811
@@ -213,7 +218,9 @@ def test_a_driver_waits_for_an_arm_that_is_only_just_coming_up(ros, tmp_path, mo
     connect = ArmDriverNode._start
 
     def late(self, loop):
-        made.append(ros.peer("late").create_timer(0.1, lambda: made.append(Motors(tmp_path)) if len(made) == 1 else None))
+        made.append(
+            ros.peer("late").create_timer(0.1, lambda: made.append(Motors(tmp_path)) if len(made) == 1 else None)
+        )
         connect(self, loop)
 
     monkeypatch.setattr(ArmDriverNode, "_start", late)

@@ -82,7 +82,9 @@ def test_an_answer_from_the_future_is_stamped_when_it_was_received(arm, motors):
 
 
 def test_no_world_is_said_with_the_command_that_starts_one(tmp_path):
-    with pytest.raises(ArmError, match=rf"no simulated motors at {tmp_path}/motors.sock: start `sim_world --endpoint {tmp_path}`"):
+    with pytest.raises(
+        ArmError, match=rf"no simulated motors at {tmp_path}/motors.sock: start `sim_world --endpoint {tmp_path}`"
+    ):
         SimArm(tmp_path).connect()
 
 

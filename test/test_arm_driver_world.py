@@ -19,7 +19,17 @@ from actdistill_ros.sim import protocol
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("w")
-    command = [sys.executable, "-m", "actdistill_ros.sim.server", "--endpoint", str(folder), "--seed", "3", "--pixels", "16"]
+    command = [
+        sys.executable,
+        "-m",
+        "actdistill_ros.sim.server",
+        "--endpoint",
+        str(folder),
+        "--seed",
+        "3",
+        "--pixels",
+        "16",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline().strip() == "ready"
         yield folder
@@ -83,7 +93,9 @@ def test_motors_that_fall_silent_hold_then_damp_and_can_be_started_again(robot, 
 
 def test_a_faulty_motor_is_named(robot, ask):
     ask(op="inject", motor="joint2", fault=10)
-    assert robot.until_held("joint2: over-current").faults == ["joint2: over-current; free the joint from what blocks it"]
+    assert robot.until_held("joint2: over-current").faults == [
+        "joint2: over-current; free the joint from what blocks it"
+    ]
     ask(op="inject", motor="joint2", fault=0)
     robot.until(lambda s: not s.faults, "the fault to be gone")
 

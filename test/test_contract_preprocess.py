@@ -9,7 +9,9 @@ from actdistill_ros.contract.contract import CameraSpec, Statistics
 from actdistill_ros.contract.observation import ArmPose
 from actdistill_ros.contract.preprocess import denormalise, normalise, policy_view, state_vector
 
-STATISTICS = Statistics((-0.02, -0.01, -0.03, -0.1, -0.1, -0.1, 0.0), (0.02, 0.03, 0.01, 0.1, 0.1, 0.1, 1.0), (True,) * 6 + (False,), 9)
+STATISTICS = Statistics(
+    (-0.02, -0.01, -0.03, -0.1, -0.1, -0.1, 0.0), (0.02, 0.03, 0.01, 0.1, 0.1, 0.1, 1.0), (True,) * 6 + (False,), 9
+)
 
 
 def test_normalising_and_back_is_the_identity_and_leaves_the_gripper_alone():

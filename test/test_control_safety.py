@@ -193,7 +193,9 @@ def test_an_arm_outside_its_joint_limits_is_not_started():
     bench.q = HOME_Q.copy()
     bench.q[1] = -0.4
     bench.tick()
-    assert bench.driver.set_mode(Mode.POLICY) == "joint2 is at -0.40 rad, outside -0.05 … 3.5 rad: move it inside by hand"
+    assert (
+        bench.driver.set_mode(Mode.POLICY) == "joint2 is at -0.40 rad, outside -0.05 … 3.5 rad: move it inside by hand"
+    )
     assert bench.tick().command is None
 
 

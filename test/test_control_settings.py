@@ -68,7 +68,9 @@ def test_a_wrong_value_is_refused_with_file_key_and_expectation(write, changes, 
     assert str(path) in str(refused.value)
 
 
-@pytest.mark.parametrize(("text", "words"), [("a: [", "is not YAML"), ("[]", "has no section 'driver'"), ("driver: 1", "has no section")])
+@pytest.mark.parametrize(
+    ("text", "words"), [("a: [", "is not YAML"), ("[]", "has no section 'driver'"), ("driver: 1", "has no section")]
+)
 def test_a_file_that_is_no_configuration_is_refused(tmp_path, text, words):
     (tmp_path / "arm.yaml").write_text(text)
     with pytest.raises(SettingsError, match=words):

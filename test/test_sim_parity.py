@@ -1,4 +1,5 @@
-"""The ROS-free loop and the driver turn the same actions into the same joint commands, so that training means the robot."""
+"""The ROS-free loop and the driver turn the same actions into the same joint commands, so that training means the
+robot."""
 
 from __future__ import annotations
 

@@ -115,12 +115,16 @@ def test_masses_are_the_vendors_with_the_fingers_taken_out_of_link6(vendor):
     theirs = ElementTree.parse(vendor[0].urdf_path).getroot()
     expected = {link.get("name"): float(link.find("inertial/mass").get("value")) for link in theirs.iter("link")}
     ours = {link.get("name"): link for link in ROBOT.iter("link")}
-    mass = {name: float(link.find("inertial/mass").get("value")) for name, link in ours.items() if link.find("inertial")}
+    mass = {
+        name: float(link.find("inertial/mass").get("value")) for name, link in ours.items() if link.find("inertial")
+    }
     assert sum(mass.values()) == pytest.approx(sum(expected.values()))
     for name in ("base_link", "link1", "link2", "link3", "link4", "link5"):
         assert mass[name] == expected[name]
         for key in ("ixx", "ixy", "ixz", "iyy", "iyz", "izz"):
-            value = next(link for link in theirs.iter("link") if link.get("name") == name).find("inertial/inertia").get(key)
+            value = (
+                next(link for link in theirs.iter("link") if link.get("name") == name).find("inertial/inertia").get(key)
+            )
             assert float(ours[name].find("inertial/inertia").get(key)) == float(value)
 
 

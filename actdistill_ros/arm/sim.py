@@ -34,14 +34,18 @@ class SimArm:
         try:
             self._connection = Client(path, family="AF_UNIX")
         except (FileNotFoundError, ConnectionRefusedError) as error:
-            raise ArmError(f"no simulated motors at {path}: start `sim_world --endpoint {self._folder}` first") from error
+            raise ArmError(
+                f"no simulated motors at {path}: start `sim_world --endpoint {self._folder}` first"
+            ) from error
         except OSError as error:
             raise ArmError(f"simulated motors at {path} cannot be reached: {error}") from error
         self._unanswered, self._feedback = 0, None
         self._write(0, np.zeros(6), 0.0)
         try:
             if not self._connection.poll(ANSWER_S):
-                raise ArmError(f"simulated motors at {path} do not answer within {ANSWER_S} s: is sim_world stuck or busy?")
+                raise ArmError(
+                    f"simulated motors at {path} do not answer within {ANSWER_S} s: is sim_world stuck or busy?"
+                )
             return self.read()
         except OSError as error:
             raise ArmError(f"simulated motors at {path} cannot be reached: {error}") from error
@@ -81,7 +85,8 @@ class SimArm:
     def _write(self, enable: int, position_rad: np.ndarray, gripper: float) -> None:
         if self._connection is None:
             raise ArmError(self._gone("not connected"))
-        # Commands that pile up while the world is stuck would be played back all at once, and in the end `send` would block.
+        # Commands that pile up while the world is stuck would be played back all at once, and in the end `send` would
+        # block.
         if self._unanswered >= UNANSWERED and not self._may_probe():
             return
         self._sent_s = time.monotonic()
@@ -100,7 +105,9 @@ class SimArm:
     def _parse(self, data: bytes) -> JointFeedback:
         if len(data) != FEEDBACK.size:
             self._drop()
-            raise ArmError(f"simulated motors answered {len(data)} bytes, expected {FEEDBACK.size}: another version of sim_world?")
+            raise ArmError(
+                f"simulated motors answered {len(data)} bytes, expected {FEEDBACK.size}: another version of sim_world?"
+            )
         values = FEEDBACK.unpack(data)
         faults = {name: FAULTS.get(code, f"fault code {code}") for name, code in zip(MOTOR_NAMES, values[20:]) if code}
         # An answer that waited in the socket while this process did not run must not look fresh.

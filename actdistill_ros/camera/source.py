@@ -40,7 +40,8 @@ class FrameSource(Protocol):
         """Raises CameraError."""
 
     def read(self, timeout_s: float) -> Frame | None:
-        """The newest frame (older ones are dropped), or None if none came in time. Raises CameraError once it is gone."""
+        """The newest frame (older ones are dropped), or None if none came in time. Raises CameraError once it is
+        gone."""
 
     def close(self) -> None:
         """May be called twice."""

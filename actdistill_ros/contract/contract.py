@@ -92,7 +92,9 @@ def load(folder: Path, statistics_key: str | None = None) -> Contract:
     """
     path = folder / FILE
     if not path.is_file():
-        raise ContractError(f"{folder} has no {FILE}: a checkpoint without a contract is not run. Train or export it again.")
+        raise ContractError(
+            f"{folder} has no {FILE}: a checkpoint without a contract is not run. Train or export it again."
+        )
     try:
         body = json.loads(path.read_text())
         if body["version"] != VERSION:
@@ -113,7 +115,9 @@ def load(folder: Path, statistics_key: str | None = None) -> Contract:
             **body,
         )
     except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ContractError(f"{path} is not a contract this package reads: {error!r}. Train or export it again.") from error
+        raise ContractError(
+            f"{path} is not a contract this package reads: {error!r}. Train or export it again."
+        ) from error
     _check(contract, hashes, path)
     return contract
 
@@ -128,9 +132,13 @@ def _check(contract: Contract, hashes: Mapping[str, str], path: Path) -> None:
         raise ContractError(f"{path} has no statistics {contract.statistics_key!r}; valid keys: {valid or 'none'}.")
     for key, value in contract.statistics.items():
         if hashes.get(key) != value.digest():
-            raise ContractError(f"{path}: statistics {key!r} do not match their hash; the file was changed by hand. Export again.")
+            raise ContractError(
+                f"{path}: statistics {key!r} do not match their hash; the file was changed by hand. Export again."
+            )
         if not (len(value.q01) == len(value.q99) == len(value.mask) == len(contract.action.names)):
-            raise ContractError(f"{path}: statistics {key!r} have {len(value.q01)} dimensions, actions have {len(contract.action.names)}.")
+            raise ContractError(
+                f"{path}: statistics {key!r} have {len(value.q01)} dimensions, actions have {len(contract.action.names)}."
+            )
     if contract.action.names != ACTION_NAMES:
         raise ContractError(f"{path}: actions {contract.action.names}, this arm takes {ACTION_NAMES}.")
     if contract.state != STATE_NAMES:

@@ -23,7 +23,8 @@ class ArmPose:
 class Observation:
     """Images, state and instruction that share one capture time.
 
-    images: camera name -> (H, W, 3) uint8 RGB, as the camera gave them (the contract's preprocessing is not applied yet).
+    images: camera name -> (H, W, 3) uint8 RGB, as the camera gave them (the contract's preprocessing is not applied
+    yet).
     tcp_commanded: the pose that the arm was last told to reach (never the measured one: lag would become drift).
     gripper_measured: opening, 0 closed … 1 open.
     stamp_s: capture time of the oldest image [s, the clock that stamps commands].

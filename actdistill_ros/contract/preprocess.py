@@ -19,9 +19,12 @@ def policy_view(image: np.ndarray, camera: CameraSpec) -> np.ndarray:
 
 
 def state_vector(tcp_commanded: ArmPose, gripper_measured: float) -> np.ndarray:
-    """State in the order of `STATE_NAMES`: position, first two columns of the rotation, gripper opening; (10,) float32."""
+    """State in the order of `STATE_NAMES`: position, first two columns of the rotation, gripper opening; (10,)
+    float32."""
     rotation = tcp_commanded.rotation
-    return np.concatenate([tcp_commanded.position_m, rotation[:, 0], rotation[:, 1], [gripper_measured]]).astype(np.float32)
+    return np.concatenate([tcp_commanded.position_m, rotation[:, 0], rotation[:, 1], [gripper_measured]]).astype(
+        np.float32
+    )
 
 
 def normalise(actions: np.ndarray, statistics: Statistics) -> np.ndarray:

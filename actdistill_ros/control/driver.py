@@ -1,4 +1,5 @@
-"""From chunks to joint commands, one tick at a time, inside the safety envelope; knows neither ROS nor the arm behind it."""
+"""From chunks to joint commands, one tick at a time, inside the safety envelope; knows neither ROS nor the arm behind
+it."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ _BOUNDARY_S = 1e-6
 
 @dataclass(frozen=True)
 class Tick:
-    """command: what to send now; None means damp, never "keep the last one". events: what happened since the last tick."""
+    """command: what to send now; None means damp, never "keep the last one". events: what happened since the last
+    tick."""
 
     command: JointCommand | None
     mode: Mode
@@ -98,7 +100,8 @@ class Driver:
         return ""
 
     def refuse(self, why: str) -> str:
-        """A chunk could not even be read (another frame, no numbers): treat it as any refused chunk; returns the reason."""
+        """A chunk could not even be read (another frame, no numbers): treat it as any refused chunk; returns the
+        reason."""
         reason = f"chunk refused: {why}"
         if self._mode is Mode.POLICY or (self._mode is Mode.HOLD and self._cause in (Cause.SILENT, Cause.REFUSED)):
             self._hold(Cause.REFUSED, reason)
@@ -226,7 +229,9 @@ class Driver:
     def _look(self) -> None:
         """What is wrong with the motors now."""
         stale = envelope.feedback_fault(self._feedback, self._clock(), self._settings)
-        self._faults = ((stale,) if stale else ()) + (envelope.motor_faults(self._feedback) if self._feedback.faults else ())
+        self._faults = ((stale,) if stale else ()) + (
+            envelope.motor_faults(self._feedback) if self._feedback.faults else ()
+        )
 
     def _watch(self, now: float) -> None:
         """Fall back to hold, then to damping, when the motors or the policy give cause."""
@@ -291,4 +296,3 @@ class Driver:
         self._q = np.clip(np.nan_to_num(self._feedback.position_rad), JOINT_MIN, JOINT_MAX)
         self._tcp = forward(self._q)
         self._gripper = float(min(max(self._feedback.gripper, 0.0), 1.0))
-

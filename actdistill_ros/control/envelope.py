@@ -14,7 +14,11 @@ from actdistill_ros.control.settings import DriverSettings
 
 def chunk_refusal(chunk: Chunk, now_s: float, newest_stamp_s: float, settings: DriverSettings) -> str:
     """Why this chunk must not move the arm; empty if it may."""
-    return _shape_refusal(chunk, settings) or _stamp_refusal(chunk, now_s, newest_stamp_s, settings) or _action_refusal(chunk, settings)
+    return (
+        _shape_refusal(chunk, settings)
+        or _stamp_refusal(chunk, now_s, newest_stamp_s, settings)
+        or _action_refusal(chunk, settings)
+    )
 
 
 def _shape_refusal(chunk: Chunk, settings: DriverSettings) -> str:
@@ -37,7 +41,9 @@ def _stamp_refusal(chunk: Chunk, now_s: float, newest_stamp_s: float, settings: 
     if age_s > settings.max_chunk_age_s:
         return f"stale chunk: its observation is {age_s:.2f} s old, expected at most {settings.max_chunk_age_s} s"
     if chunk.stamp_s < newest_stamp_s:
-        return f"stale chunk: its observation is {newest_stamp_s - chunk.stamp_s:.3f} s older than that of the one before"
+        return (
+            f"stale chunk: its observation is {newest_stamp_s - chunk.stamp_s:.3f} s older than that of the one before"
+        )
     return ""
 
 
@@ -141,7 +147,9 @@ def feedback_fault(feedback: JointFeedback, now_s: float, settings: DriverSettin
 
 
 def motor_faults(feedback: JointFeedback) -> tuple[str, ...]:
-    return tuple(f"{motor}: {fault}; {REMEDIES.get(fault, REMEDY)}" for motor, fault in feedback.faults.items() if fault)
+    return tuple(
+        f"{motor}: {fault}; {REMEDIES.get(fault, REMEDY)}" for motor, fault in feedback.faults.items() if fault
+    )
 
 
 REMEDY = "switch the arm off, look the fault up in the motor's manual"

@@ -92,7 +92,9 @@ def solve(target: ArmPose, seed: np.ndarray, iterations: int = 30) -> Solution:
 
     Raises ValueError if the target or the seed is not finite.
     """
-    if not (np.all(np.isfinite(target.position_m)) and np.all(np.isfinite(target.rotation)) and np.all(np.isfinite(seed))):
+    if not (
+        np.all(np.isfinite(target.position_m)) and np.all(np.isfinite(target.rotation)) and np.all(np.isfinite(seed))
+    ):
         raise ValueError("inverse kinematics needs a finite target and a finite seed")
     q = np.clip(seed, JOINT_MIN, JOINT_MAX)
     damping = 1e-6

@@ -22,7 +22,8 @@ EVENTS = 50
 
 @dataclass(frozen=True)
 class LoopState:
-    """driver: snapshot. events: since the last one. ticks, late_ticks: since the start; late by more than half a period."""
+    """driver: snapshot. events: since the last one. ticks, late_ticks: since the start; late by more than half a
+    period."""
 
     driver: DriverState
     feedback: JointFeedback

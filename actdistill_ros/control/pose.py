@@ -1,4 +1,5 @@
-"""Poses on SE(3): composing deltas, rotation vectors, quaternions. Never roll-pitch-yaw: gripper down is its singularity."""
+"""Poses on SE(3): composing deltas, rotation vectors, quaternions. Never roll-pitch-yaw: gripper down is its
+singularity."""
 
 from __future__ import annotations
 

@@ -99,9 +99,13 @@ def load(path: Path | None = None) -> DriverSettings:
     if missing := sorted(names - section.keys()):
         raise SettingsError(f"{path}: section {SECTION!r} lacks {', '.join(missing)}")
     if unknown := sorted(section.keys() - names):
-        raise SettingsError(f"{path}: section {SECTION!r} has unknown {', '.join(unknown)}; known are {', '.join(sorted(names))}")
+        raise SettingsError(
+            f"{path}: section {SECTION!r} has unknown {', '.join(unknown)}; known are {', '.join(sorted(names))}"
+        )
     try:
-        return DriverSettings(**{key: tuple(value) if isinstance(value, list) else value for key, value in section.items()})
+        return DriverSettings(
+            **{key: tuple(value) if isinstance(value, list) else value for key, value in section.items()}
+        )
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from None
 
@@ -119,7 +123,9 @@ def share_file(name: Path) -> Path:
         for candidate in (folder / name, folder / "share" / "actdistill_ros" / name):
             if candidate.is_file():
                 return candidate
-    raise SettingsError(f"no {name} above {Path(__file__).parent}: install the package with colcon or run from its source tree")
+    raise SettingsError(
+        f"no {name} above {Path(__file__).parent}: install the package with colcon or run from its source tree"
+    )
 
 
 def _check(settings: DriverSettings) -> None:
@@ -138,7 +144,9 @@ def _check(settings: DriverSettings) -> None:
 
 def _check_value(name: str, value: object) -> None:
     if name in RANGES:
-        if not (isinstance(value, tuple) and len(value) == 2 and all(_finite(v) for v in value) and value[0] < value[1]):
+        if not (
+            isinstance(value, tuple) and len(value) == 2 and all(_finite(v) for v in value) and value[0] < value[1]
+        ):
             raise SettingsError(f"{name} is {value!r}, expected [lower, upper] in metres")
     elif not _finite(value) or (name in INTEGERS and not isinstance(value, int)):
         raise SettingsError(f"{name} is {value!r}, expected {'a whole' if name in INTEGERS else 'a finite'} number")

@@ -31,21 +31,32 @@ class Job:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the data set; an existing one is continued")
     parser.add_argument("--episodes", type=int, default=400)
-    parser.add_argument("--seed", type=int, default=0, help=f"first scene seed; the last must stay below {EVALUATION_SEED}")
-    parser.add_argument("--suite", choices=(*SUITES, "mixed"), default="mixed", help=f"mixed: {HARD_SHARE:.0%} of the hard suite")
-    parser.add_argument("--policy", type=Path, help="checkpoint that acts instead of the expert (labels stay the expert's)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help=f"first scene seed; the last must stay below {EVALUATION_SEED}"
+    )
+    parser.add_argument(
+        "--suite", choices=(*SUITES, "mixed"), default="mixed", help=f"mixed: {HARD_SHARE:.0%} of the hard suite"
+    )
+    parser.add_argument(
+        "--policy", type=Path, help="checkpoint that acts instead of the expert (labels stay the expert's)"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
 
 
 def run(args: argparse.Namespace) -> int:
     last = args.seed + args.episodes - 1
     if args.seed < 0 or last >= EVALUATION_SEED:
-        print(f"seeds {args.seed} … {last} reach into the evaluation seeds (from {EVALUATION_SEED}); choose --seed lower.", file=sys.stderr)
+        print(
+            f"seeds {args.seed} … {last} reach into the evaluation seeds (from {EVALUATION_SEED}); choose --seed lower.",
+            file=sys.stderr,
+        )
         return 2
     done = finished_seeds(args.out)
     todo = [seed for seed in range(args.seed, last + 1) if seed not in done]
     random.Random(args.seed).shuffle(todo)  # else each worker would get tasks of its own, some of them longer
-    print(f"{args.out}: {args.episodes - len(todo)} episodes are there, {len(todo)} to record with {args.workers} workers")
+    print(
+        f"{args.out}: {args.episodes - len(todo)} episodes are there, {len(todo)} to record with {args.workers} workers"
+    )
     context = multiprocessing.get_context("spawn")
     progress = context.Queue()
     jobs = [Job(args.out, tuple(todo[i :: args.workers]), args.suite, args.policy) for i in range(args.workers)]
@@ -68,7 +79,10 @@ def _watch(workers: list, progress, total: int) -> int:
     start, frames, successes, count = time.monotonic(), 0, 0, 0
     while count < total:
         if any(worker.exitcode not in (None, 0) for worker in workers):
-            print("a recording process died; what it had finished is kept. Run the command again to go on.", file=sys.stderr)
+            print(
+                "a recording process died; what it had finished is kept. Run the command again to go on.",
+                file=sys.stderr,
+            )
             return 1
         if progress.empty():
             workers[0].join(0.2)
@@ -77,7 +91,10 @@ def _watch(workers: list, progress, total: int) -> int:
         count, frames, successes = count + 1, frames + length, successes + success
         if count % 20 == 0 or count == total:
             left = (time.monotonic() - start) / count * (total - count)
-            print(f"{count}/{total} episodes, {frames} frames, {successes / count:.0%} achieved, {left:.0f} s left", flush=True)
+            print(
+                f"{count}/{total} episodes, {frames} frames, {successes / count:.0%} achieved, {left:.0f} s left",
+                flush=True,
+            )
     for worker in workers:
         worker.join()
     return 0

@@ -1,7 +1,9 @@
 """One episode in the simulated world, labelled at every state with what the expert would do from there.
 
-Actions come from the expert, shoved now and then, or from a policy under training (DAgger); the labels are the expert's either
-way. Without the wandering start and the shoves a policy learns to read its goal off its own motion, looks perfect in training
+Actions come from the expert, shoved now and then, or from a policy under training (DAgger); the labels are the
+expert's either
+way. Without the wandering start and the shoves a policy learns to read its goal off its own motion, looks perfect in
+training
 loss, and fails in the loop.
 """
 
@@ -39,7 +41,8 @@ class Disturbance:
 
 
 def aux_targets(env: TabletopEnv) -> np.ndarray:
-    """(20,) float32: block centres (4 × 3), bowl (2), the block that the first open goal is about (3) and where that block is
+    """(20,) float32: block centres (4 × 3), bowl (2), the block that the first open goal is about (3) and where that
+    block is
     to go (3), all in `base_link` [m]."""
     world, task = env.world, env.stage.task
     goal = next((g for g in task.goals[:-1] if not stays_reached(world, g)), task.goals[-1])
@@ -61,7 +64,12 @@ def destination(goal: Goal, places: Mapping[str, np.ndarray], bowl: np.ndarray) 
 
 
 def record(
-    env: TabletopEnv, suite: str, task: str, seed: int, policy: Policy | None = None, disturbance: Disturbance = Disturbance()
+    env: TabletopEnv,
+    suite: str,
+    task: str,
+    seed: int,
+    policy: Policy | None = None,
+    disturbance: Disturbance = Disturbance(),
 ) -> Episode:
     """Run one episode and return it with extras `chunk` (T, 8, 7) and `aux` (T, 20)."""
     env.reset(suite, task, seed)
@@ -116,7 +124,8 @@ class _Frames:
 
 
 class _Labels:
-    """The expert's next actions from every state: its own later actions where nothing disturbs them, else tried out ahead."""
+    """The expert's next actions from every state: its own later actions where nothing disturbs them, else tried out
+    ahead."""
 
     def __init__(self, env: TabletopEnv, shoves: np.ndarray, by_expert: bool) -> None:
         self._env, self._shoves, self._by_expert = env, shoves, by_expert
@@ -149,5 +158,3 @@ def _wander(env: TabletopEnv, rng: np.random.Generator, disturbance: Disturbance
         if env.tcp_commanded.position_m[2] < 0.05:
             move[2] = abs(move[2])  # stay above the blocks: wandering must not disturb them
         env.act(np.concatenate([move, [0.0, 0.0, rng.normal(0.0, 0.06)], [gripper]]))
-
-

@@ -43,19 +43,26 @@ def parameters(limits: settings.DriverSettings) -> tuple[Setting, ...]:
         Setting("connect_timeout_s", 5.0, "how long to wait for the arm at configure [s]", 0.0, 600.0),
         Setting("rate_hz", limits.rate_hz, "joint commands per second [Hz]", limits.state_hz, 1000.0),
         Setting("speed_scale", limits.speed_scale, "share of the policy's own speed", 0.01, 1.0, changeable=True),
-        Setting("publish_tf", _nobody_else_publishes_tf(), "publish the links on /tf; true where robot_state_publisher is missing"),
+        Setting(
+            "publish_tf",
+            _nobody_else_publishes_tf(),
+            "publish the links on /tf; true where robot_state_publisher is missing",
+        ),
     )
 
 
 class ArmDriverNode(LifecycleNode):
-    """Configure reaches the arm and reports its state, idle; activate lets it be commanded; deactivate holds, then damps."""
+    """Configure reaches the arm and reports its state, idle; activate lets it be commanded; deactivate holds, then
+    damps."""
 
     def __init__(self, **kwargs) -> None:
         self._loop: DriverLoop | None = None
         self._active = False
         self._parts: list = []
         super().__init__("arm_driver_node", **kwargs)
-        declare(self, Setting("config", "", "limits, rates, timeouts, workspace; empty: the package's own config/arm.yaml"))
+        declare(
+            self, Setting("config", "", "limits, rates, timeouts, workspace; empty: the package's own config/arm.yaml")
+        )
         config = value(self, "config")
         self._limits = settings.load(Path(config) if config else None)
         declare(self, *parameters(self._limits))
@@ -75,7 +82,9 @@ class ArmDriverNode(LifecycleNode):
         except Exception:
             self._close()
             raise
-        self.get_logger().info(f"arm reached at {limits.rate_hz:g} Hz ({value(self, 'hardware')}); idle until arm/set_mode")
+        self.get_logger().info(
+            f"arm reached at {limits.rate_hz:g} Hz ({value(self, 'hardware')}); idle until arm/set_mode"
+        )
         return super().on_configure(state)
 
     def on_activate(self, state) -> TransitionCallbackReturn:
@@ -147,16 +156,25 @@ class ArmDriverNode(LifecycleNode):
         self._parts = [
             (self.destroy_timer, self.create_timer(1.0 / self._limits.state_hz, self._publish_state)),
             (self.destroy_timer, self.create_timer(1.0, self._publish_diagnostics)),
-            (self.destroy_subscription, self.create_subscription(ActionChunk, "policy/chunk", self._on_chunk, qos.STATE)),
+            (
+                self.destroy_subscription,
+                self.create_subscription(ActionChunk, "policy/chunk", self._on_chunk, qos.STATE),
+            ),
             (self.destroy_service, self.create_service(SetMode, "arm/set_mode", self._on_set_mode)),
-            *((self.destroy_publisher, p) for p in (self._state, self._joints, self._diagnostics, self._description, self._tf) if p),
+            *(
+                (self.destroy_publisher, p)
+                for p in (self._state, self._joints, self._diagnostics, self._description, self._tf)
+                if p
+            ),
         ]
 
     def _tf_publisher(self):
         if not value(self, "publish_tf"):
             return None
         if TFMessage is None:
-            raise ArmError("publish_tf is true, but this machine has no tf2_msgs: install it or set publish_tf to false")
+            raise ArmError(
+                "publish_tf is true, but this machine has no tf2_msgs: install it or set publish_tf to false"
+            )
         return self.create_publisher(TFMessage, "/tf", qos.STATE)
 
     def _close(self) -> None:

@@ -27,7 +27,9 @@ FINGER_AT_M = 0.0866  # along x of link6, as in urdf/x5.urdf
 def chunk_from_message(message: ActionChunk) -> Chunk:
     """Raises ValueError if the actions are not given in `base_link`; everything else is the driver's to judge."""
     if message.header.frame_id != BASE:
-        raise ValueError(f"frame_id is {message.header.frame_id!r}, expected {BASE!r}: deltas in another frame are not converted")
+        raise ValueError(
+            f"frame_id is {message.header.frame_id!r}, expected {BASE!r}: deltas in another frame are not converted"
+        )
     actions = np.array([_row(action) for action in message.actions], dtype=float).reshape(-1, ACTION_DIM)
     return Chunk(
         actions,
@@ -51,7 +53,9 @@ def chunk_message(chunk: Chunk) -> ActionChunk:
     for row in chunk.actions:
         message.actions.append(
             EndEffectorAction(
-                translation_m=_vector(row[TRANSLATION]), rotation_rad=_vector(row[ROTATION]), gripper=float(row[GRIPPER])
+                translation_m=_vector(row[TRANSLATION]),
+                rotation_rad=_vector(row[ROTATION]),
+                gripper=float(row[GRIPPER]),
             )
         )
     return message
@@ -146,7 +150,9 @@ def _vector(values: np.ndarray) -> Vector3:
     return Vector3(x=float(values[0]), y=float(values[1]), z=float(values[2]))
 
 
-def _transform(feedback: JointFeedback, parent: str, child: str, at: np.ndarray, rotation: np.ndarray) -> TransformStamped:
+def _transform(
+    feedback: JointFeedback, parent: str, child: str, at: np.ndarray, rotation: np.ndarray
+) -> TransformStamped:
     x, y, z, w = to_quaternion_xyzw(rotation).tolist()
     message = TransformStamped(
         child_frame_id=child, transform=Transform(translation=_vector(at), rotation=Quaternion(x=x, y=y, z=z, w=w))
@@ -154,4 +160,3 @@ def _transform(feedback: JointFeedback, parent: str, child: str, at: np.ndarray,
     message.header.stamp = to_stamp(feedback.stamp_s)
     message.header.frame_id = parent
     return message
-

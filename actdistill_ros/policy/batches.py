@@ -21,7 +21,8 @@ HELD_OUT_EVERY = 40  # every 40th episode is for validation
 
 @dataclass(frozen=True)
 class Batch:
-    """images: name -> (B, 3, S, S); instruction: (B, T) ids; state: (B, 10); pose_known: (B,); chunk: (B, K, 7) normalised;
+    """images: name -> (B, 3, S, S); instruction: (B, T) ids; state: (B, 10); pose_known: (B,); chunk: (B, K, 7)
+    normalised;
     aux: (B, A) [m]."""
 
     images: dict[str, Tensor]
@@ -62,7 +63,9 @@ class Samples:
 class Batcher:
     """Batches of one model: its vocabulary, statistics and, for training, what is varied."""
 
-    def __init__(self, samples: Samples, tokenizer: Tokenizer, statistics: Statistics, pose_dropout: float = 0.3) -> None:
+    def __init__(
+        self, samples: Samples, tokenizer: Tokenizer, statistics: Statistics, pose_dropout: float = 0.3
+    ) -> None:
         self._samples, self._pose_dropout = samples, pose_dropout
         self._chunk = normalise(samples.chunk.astype(np.float64), statistics).astype(np.float32)
         self._ids = [tokenizer.encode(text) for text in samples.instructions]

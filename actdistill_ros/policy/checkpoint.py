@@ -36,7 +36,9 @@ def load(folder: Path, device: str = "cpu") -> tuple[Policy, Contract]:
     """
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            raise ContractError(f"{folder} has no {name}; expected a checkpoint folder with {CONFIG}, {WEIGHTS}, {contracts.FILE}.")
+            raise ContractError(
+                f"{folder} has no {name}; expected a checkpoint folder with {CONFIG}, {WEIGHTS}, {contracts.FILE}."
+            )
     contract = contracts.load(folder)
     model = Policy(_config(folder / CONFIG))
     try:
@@ -82,4 +84,6 @@ def _check_agreement(config: PolicyConfig, contract: Contract, folder: Path) -> 
     }
     for what, (model, promised) in pairs.items():
         if model != promised:
-            raise ContractError(f"{folder}: the model has {what} {model}, its contract {promised}; export the checkpoint again.")
+            raise ContractError(
+                f"{folder}: the model has {what} {model}, its contract {promised}; export the checkpoint again."
+            )

@@ -11,7 +11,8 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMS
 
 
 class RoutedDecoder(nn.Module):
-    """Llama layers run by a plan. A layer that the plan leaves out is not called, and the residual stream passes it unchanged."""
+    """Llama layers run by a plan. A layer that the plan leaves out is not called, and the residual stream passes it
+    unchanged."""
 
     def __init__(self, width: int, heads: int, feed_forward: int, layers: int) -> None:
         super().__init__()
@@ -44,7 +45,9 @@ class RoutedDecoder(nn.Module):
         x = tokens
         for i, layer in enumerate(self.layers):
             if plan is None or plan[i]:
-                x = _hidden(layer(x, attention_mask=mask, position_ids=positions, position_embeddings=rotary))  # (B, N, D)
+                x = _hidden(
+                    layer(x, attention_mask=mask, position_ids=positions, position_embeddings=rotary)
+                )  # (B, N, D)
         return self.norm(x)
 
 

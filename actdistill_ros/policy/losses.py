@@ -23,7 +23,8 @@ class Losses:
 
 
 def compute(prediction: Prediction, chunk: Tensor, aux: Tensor, opening: Tensor, executed: int) -> Losses:
-    """chunk: (B, K, 7) expert's next actions, normalised; aux: (B, A) places [m]; opening: (B,) measured gripper opening.
+    """chunk: (B, K, 7) expert's next actions, normalised; aux: (B, A) places [m]; opening: (B,) measured gripper
+    opening.
 
     Steps beyond `executed` count half: they only help the first ones.
     """

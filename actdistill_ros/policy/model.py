@@ -1,4 +1,5 @@
-"""The vision-language-action policy: image encoders → projector → Llama decoder → action head, OpenVLA and CogACT in small."""
+"""The vision-language-action policy: image encoders → projector → Llama decoder → action head, OpenVLA and CogACT in
+small."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ METRES_TO_UNITS = 10.0  # places are learnt in decimetres, so that their loss is
 
 @dataclass(frozen=True)
 class Prediction:
-    """motion: (B, K, 6) normalised deltas; gripper: (B, K) logits of open; scene: (B, 14) object places seen by the encoders [dm];
+    """motion: (B, K, 6) normalised deltas; gripper: (B, K) logits of open; scene: (B, 14) object places seen by the
+    encoders [dm];
     focus: (B, 6) place of the block that the next action is about, and where it is to go [dm]."""
 
     motion: Tensor
@@ -27,7 +29,8 @@ class Prediction:
 
 
 class Policy(nn.Module):
-    """Token order: instruction, cameras, state, readout; causal, so that the image and state tokens can use the instruction."""
+    """Token order: instruction, cameras, state, readout; causal, so that the image and state tokens can use the
+    instruction."""
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
@@ -47,7 +50,9 @@ class Policy(nn.Module):
         self.readout = nn.Parameter(torch.randn(width) * 0.02)
         self.token_scale = nn.Parameter(torch.ones(width))
         self.decoder = RoutedDecoder(width, config.heads, config.feed_forward, config.layers)
-        self.head = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, config.chunk * config.action_dim))
+        self.head = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, config.chunk * config.action_dim)
+        )
         seen = sum(config.vision_tokens) * (config.vision_width + 2)
         self.scene = nn.Sequential(nn.Linear(seen, width), nn.GELU(), nn.Linear(width, config.scene_dim))
         self.focus = nn.Linear(width, config.focus_dim)

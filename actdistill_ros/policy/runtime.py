@@ -22,7 +22,8 @@ from actdistill_ros.policy.tokenizer import Tokenizer, words
 
 @dataclass(frozen=True)
 class StepResult:
-    """chunk: what to do; gates: (L,) score of each decoder layer; executed: (L,) bool, the plan; latency_ms: time of each stage."""
+    """chunk: what to do; gates: (L,) score of each decoder layer; executed: (L,) bool, the plan; latency_ms: time of
+    each stage."""
 
     chunk: Chunk
     gates: np.ndarray
@@ -75,13 +76,19 @@ class PolicyRuntime:
         motion, gripper = self._model.act(hidden)
         chunk = self._chunk(motion, gripper, observation)
         end = time.perf_counter()
-        stages = {"preprocess": prepared - start, "encode": encoded - prepared, "decoder": decoded - encoded, "head": end - decoded}
+        stages = {
+            "preprocess": prepared - start,
+            "encode": encoded - prepared,
+            "decoder": decoded - encoded,
+            "head": end - decoded,
+        }
         latency_ms = {name: seconds * 1e3 for name, seconds in stages.items()} | {"step": (end - start) * 1e3}
         return StepResult(chunk, self._plan.astype(np.float32), self._plan.copy(), latency_ms)
 
     @torch.inference_mode()
     def locate(self, observation: Observation) -> np.ndarray:
-        """(20,) where the policy believes the objects are, the block it is about and where that goes, as `aux_targets` has them
+        """(20,) where the policy believes the objects are, the block it is about and where that goes, as
+        `aux_targets` has them
         [m in `base_link`]."""
         images, instruction, state = self._inputs(observation)
         prediction = self._model(images, instruction, state, torch.ones(1, device=self._device), self._plan)
@@ -110,7 +117,9 @@ class PolicyRuntime:
         actions[:, GRIPPER] = (gripper[0] > 0).float().cpu().numpy()
         _limit_norm(actions[:, 0:3], space.translation_limit_m)
         _limit_norm(actions[:, 3:6], space.rotation_limit_rad)
-        return Chunk(actions, space.period_s, space.execute, observation.stamp_s, observation.instruction, self.checkpoint_id)
+        return Chunk(
+            actions, space.period_s, space.execute, observation.stamp_s, observation.instruction, self.checkpoint_id
+        )
 
     def _wait(self) -> None:
         if self._device.startswith("cuda"):
@@ -118,7 +127,8 @@ class PolicyRuntime:
 
 
 def to_input(images: torch.Tensor) -> torch.Tensor:
-    """(B, S, S, 3) uint8 to (B, 3, S, S) float32 in [−1, 1]; the channels stay last in memory, as convolutions like it."""
+    """(B, S, S, 3) uint8 to (B, 3, S, S) float32 in [−1, 1]; the channels stay last in memory, as convolutions like
+    it."""
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 

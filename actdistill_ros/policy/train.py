@@ -55,7 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=8e-4)
     parser.add_argument("--warmup", type=int, default=150)
-    parser.add_argument("--final-rate", type=float, default=0.03, help="share of the learning rate that is left at the end")
+    parser.add_argument(
+        "--final-rate", type=float, default=0.03, help="share of the learning rate that is left at the end"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--save-every", type=int, default=250)
@@ -63,16 +65,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
-    torch.set_flush_denormal(True)  # averages of rarely used weights decay into denormals, which cost a hundred times more
+    torch.set_flush_denormal(
+        True
+    )  # averages of rarely used weights decay into denormals, which cost a hundred times more
     settings = Settings(
-        tuple(map(str, args.data)), args.steps, args.batch, args.learning_rate, args.warmup, args.seed, str(args.init or ""),
+        tuple(map(str, args.data)),
+        args.steps,
+        args.batch,
+        args.learning_rate,
+        args.warmup,
+        args.seed,
+        str(args.init or ""),
         args.final_rate,
     )
     samples = Samples(args.data, CAMERAS, PolicyConfig(()).image_size)
     trainer = Trainer(settings, samples, args.init)
     if trainer.resume(args.out):
         print(f"resuming {args.out} at step {trainer.step}")
-    print(f"{len(samples.training)} training frames, {len(samples.instructions)} episodes, {trainer.parameters / 1e6:.2f} M parameters")
+    print(
+        f"{len(samples.training)} training frames, {len(samples.instructions)} episodes, {trainer.parameters / 1e6:.2f} M parameters"
+    )
     trainer.fit(args.out, args.save_every)
     trainer.export(args.out)
     found = trainer.validate() or f"left out: fewer than {HELD_OUT_EVERY} episodes"
@@ -151,7 +163,9 @@ class Trainer:
         self.model.load_state_dict(self.average)
         self.model.eval()
         with torch.inference_mode():
-            everything = self._validation_losses(self.samples.validation[:: max(1, len(self.samples.validation) // 512)])
+            everything = self._validation_losses(
+                self.samples.validation[:: max(1, len(self.samples.validation) // 512)]
+            )
             first = self._validation_losses(self.samples.validation_first)
         self.model.load_state_dict(live)
         self.model.train()
@@ -159,7 +173,10 @@ class Trainer:
         return {name: round(value, 4) for name, value in everything.items()} | places
 
     def _validation_losses(self, indices: np.ndarray) -> dict[str, float]:
-        parts = [self._losses(self.batcher.at(chosen)).parts for chosen in np.array_split(indices, max(1, len(indices) // 64))]
+        parts = [
+            self._losses(self.batcher.at(chosen)).parts
+            for chosen in np.array_split(indices, max(1, len(indices) // 64))
+        ]
         return {name: float(np.mean([p[name] for p in parts])) for name in parts[0]}
 
     def _losses(self, batch) -> losses.Losses:
@@ -190,7 +207,9 @@ class Trainer:
             return False
         state = torch.load(path, weights_only=True)
         if json.loads(state["settings"]) != json.loads(json.dumps(asdict(self.settings))):
-            raise TrainingError(f"{path} belongs to a run with settings {state['settings']}; repeat them, or give another --out.")
+            raise TrainingError(
+                f"{path} belongs to a run with settings {state['settings']}; repeat them, or give another --out."
+            )
         self.model.load_state_dict(state["model"])
         self.average = state["average"]
         self.optimiser.load_state_dict(state["optimiser"])
@@ -224,7 +243,9 @@ def learning_rate(settings: Settings, step: int) -> float:
     if step < settings.warmup:
         return settings.learning_rate * (step + 1) / settings.warmup
     share = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
-    return settings.learning_rate * (settings.final_rate + (1 - settings.final_rate) * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
+    return settings.learning_rate * (
+        settings.final_rate + (1 - settings.final_rate) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+    )
 
 
 def _log(out: Path, line: dict) -> None:
@@ -238,4 +259,3 @@ def _forget_after(path: Path, step: int) -> None:
     if path.exists():
         lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
         path.write_text("".join(f"{line}\n" for line in lines))
-

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
 PATCH = 4
 SHARPNESS = 10.0  # a softmax that starts flat over hundreds of places learns to look very slowly
 
@@ -48,7 +47,9 @@ class ImageEncoder(nn.Module):
         x = F.gelu(self.patch(patches)).permute(0, 3, 1, 2)  # (B, 48, S/4, S/4)
         fine = self.fine(x, language)
         coarse = F.gelu(self.conv3(fine))  # (B, 96, S/8, S/8)
-        up = F.interpolate(self.coarse_out(self.coarse(coarse, language)), scale_factor=2, mode="bilinear", align_corners=False)
+        up = F.interpolate(
+            self.coarse_out(self.coarse(coarse, language)), scale_factor=2, mode="bilinear", align_corners=False
+        )
         scale, shift = self.film(language)[:, :, None, None].chunk(2, dim=1)
         features = F.gelu((self.fine_out(fine) + up) * (1 + scale) + shift)  # (B, W, S/4, S/4)
         attention = (SHARPNESS * self.maps(features)).flatten(2).softmax(-1)  # (B, K, P)

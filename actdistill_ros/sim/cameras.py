@@ -34,7 +34,9 @@ class CameraBank:
         self._thread.start()
         self._ready.wait()
         if self._failure:
-            raise RuntimeError(f"cameras cannot be rendered ({self._failure}); install Mesa's EGL (libegl1, libgl1-mesa-dri)")
+            raise RuntimeError(
+                f"cameras cannot be rendered ({self._failure}); install Mesa's EGL (libegl1, libgl1-mesa-dri)"
+            )
 
     def stop(self) -> None:
         self._stop.set()
@@ -59,7 +61,8 @@ class CameraBank:
         return {"ok": True}
 
     def frames(self, name: str) -> Iterator[bytes]:
-        """Newest frames, each once, as FRAME header and RGB bytes; ends when the camera is unplugged or the bank stops."""
+        """Newest frames, each once, as FRAME header and RGB bytes; ends when the camera is unplugged or the bank
+        stops."""
         seen = 0
         with self._news:
             self._watchers[name] += 1

@@ -15,9 +15,7 @@ from actdistill_ros.sim.world import Eyes, World
 
 PERIOD_S = 0.1
 TICKS = 5  # joint commands per action
-HOME_Q = kinematics.solve(
-    ArmPose(layout.HOME_TCP_M, layout.GRIPPER_DOWN), np.array([0.0, 1.5, 1.2, -1.2, 0.0, 0.0])
-).q
+HOME_Q = kinematics.solve(ArmPose(layout.HOME_TCP_M, layout.GRIPPER_DOWN), np.array([0.0, 1.5, 1.2, -1.2, 0.0, 0.0])).q
 
 
 class TabletopEnv:
@@ -46,7 +44,9 @@ class TabletopEnv:
         if self.eyes is None:
             return None
         images = {name: self.eyes.see(self.world.data, name).copy() for name in layout.CAMERAS}
-        return Observation(images, self.tcp_commanded, self.world.gripper, self.stage.task.instruction, self.world.time_s)
+        return Observation(
+            images, self.tcp_commanded, self.world.gripper, self.stage.task.instruction, self.world.time_s
+        )
 
     def act(self, action: np.ndarray) -> None:
         """One action (7,) over one period."""

@@ -1,6 +1,7 @@
 """The scripted expert: from the state alone to the next action, so that it can label any state a policy reaches.
 
-Heights follow funnels instead of thresholds: the nearer the gripper is to its goal sideways, the lower it may go. Labels then
+Heights follow funnels instead of thresholds: the nearer the gripper is to its goal sideways, the lower it may go.
+Labels then
 change smoothly with the state, and a policy that sees a few millimetres less sharply still gets useful ones.
 """
 
@@ -99,7 +100,8 @@ def _leave(world: World, tcp: ArmPose) -> np.ndarray:
 def _push(world: World, goal: Goal, tcp: ArmPose) -> np.ndarray:
     """Closed gripper beside the block, down, then sideways for as long as it is asked for."""
     block = world.block(goal.block)
-    # Measured, since the commanded pose runs ahead of a hand that pushes against friction; negative on the side to push from.
+    # Measured, since the commanded pose runs ahead of a hand that pushes against friction; negative on the side to
+    # push from.
     behind = goal.side * (world.tcp.position_m[1] - block[1])
     across = float(block[0] - tcp.position_m[0])
     low = tcp.position_m[2] < _PUSH_Z_M + 0.014

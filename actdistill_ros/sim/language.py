@@ -45,7 +45,11 @@ TRAINING = {
     ),
 }
 HELD_OUT = {
-    "lift": ("please lift the {block} cube off the table", "grab the {block} block and raise it", "take the {block} cube up"),
+    "lift": (
+        "please lift the {block} cube off the table",
+        "grab the {block} block and raise it",
+        "take the {block} cube up",
+    ),
     "bowl": (
         "please drop the {block} cube in the white bowl",
         "take the {block} block and place it into the bowl",

@@ -26,7 +26,9 @@ def randomise(model: mujoco.MjModel, rng: np.random.Generator, strong: bool) -> 
         model.geom(name).rgba[:3] = np.clip(np.array(rgb) + rng.uniform(-1, 1, 3) * BLOCK_COLOUR[k], 0, 1)
     model.mat("table").rgba[:3] = np.clip(1 + rng.uniform(-1, 1, 3) * TABLE_COLOUR[k], 0.3, 1.6)
     model.mat_texrepeat[model.mat("table").id] = rng.uniform(*TEXTURE_REPEAT[k])
-    model.geom("floor").rgba[:3] = np.clip(np.array([0.35, 0.37, 0.40]) + rng.uniform(-1, 1, 3) * TABLE_COLOUR[k] / 2, 0, 1)
+    model.geom("floor").rgba[:3] = np.clip(
+        np.array([0.35, 0.37, 0.40]) + rng.uniform(-1, 1, 3) * TABLE_COLOUR[k] / 2, 0, 1
+    )
     _front_camera(model, rng, FRONT_CAMERA_M[k])
     wrist = model.cam("wrist").id
     model.cam_pos[wrist] = layout.WRIST_POSITION_M + rng.uniform(-1, 1, 3) * WRIST_CAMERA_M[k]

@@ -2,8 +2,10 @@
 
 `motors.sock`  each command is answered by one feedback, as on a bus:
                COMMAND (enable, six joint targets, gripper opening) -> FEEDBACK (stamp, joints, gripper, fault codes).
-`camera.sock`  the client names a camera once, {"camera": "front"}; the answer is its intrinsics (height, width, fx, fy, cx, cy) or
-               {"error": …}, as JSON; then frames follow (FRAME header + RGB bytes in one message) until either side closes.
+`camera.sock`  the client names a camera once, {"camera": "front"}; the answer is its intrinsics (height, width, fx,
+fy, cx, cy) or
+               {"error": …}, as JSON; then frames follow (FRAME header + RGB bytes in one message) until either side
+               closes.
 `world.sock`   JSON requests and answers for whoever stages the scene: reset, verdict, status, inject.
 Messages travel by `multiprocessing.connection` `send_bytes`/`recv_bytes`; nothing is unpickled.
 """
@@ -26,7 +28,16 @@ FEEDBACK = struct.Struct("<d6d6d6dd7B")
 FRAME = struct.Struct("<d2I")
 """stamp [s since the epoch], height, width; RGB bytes follow"""
 
-FAULTS = {0: "", 1: "no answer", 8: "over-voltage", 9: "under-voltage", 10: "over-current", 11: "driver too hot", 12: "coil too hot", 14: "overload"}
+FAULTS = {
+    0: "",
+    1: "no answer",
+    8: "over-voltage",
+    9: "under-voltage",
+    10: "over-current",
+    11: "driver too hot",
+    12: "coil too hot",
+    14: "overload",
+}
 MOTOR_NAMES = ("joint1", "joint2", "joint3", "joint4", "joint5", "joint6", "gripper")
 
 

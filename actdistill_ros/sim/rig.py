@@ -45,7 +45,13 @@ class Rig:
             self.env.world.damp(True)
             self._set_stage_marks()
             task_set = self.env.stage.task
-            return {"instruction": task_set.instruction, "task": task_set.name, "suite": suite, "seed": seed, "max_steps": task_set.max_steps}
+            return {
+                "instruction": task_set.instruction,
+                "task": task_set.name,
+                "suite": suite,
+                "seed": seed,
+                "max_steps": task_set.max_steps,
+            }
 
     def verdict(self) -> dict:
         """Whether the task has been achieved since the scene was set (it stays achieved), and whether it holds now."""
@@ -68,7 +74,9 @@ class Rig:
         """Make a motor report a fault code (0 heals it), or make all motors stop answering."""
         if motor is not None:
             if motor not in MOTOR_NAMES or fault not in FAULTS:
-                raise ValueError(f"no motor {motor!r} or fault {fault}; motors: {', '.join(MOTOR_NAMES)}; faults: {sorted(FAULTS)}")
+                raise ValueError(
+                    f"no motor {motor!r} or fault {fault}; motors: {', '.join(MOTOR_NAMES)}; faults: {sorted(FAULTS)}"
+                )
             self._faults[MOTOR_NAMES.index(motor)] = fault
         if mute is not None:
             self._mute = mute

@@ -56,7 +56,9 @@ class Server:
         """Raises OSError if the folder cannot hold the sockets, ValueError for an unknown camera."""
         unknown = set(cameras) - set(layout.CAMERAS)
         if unknown:
-            raise ValueError(f"no camera {', '.join(sorted(unknown))} in this world; it has {', '.join(layout.CAMERAS)}")
+            raise ValueError(
+                f"no camera {', '.join(sorted(unknown))} in this world; it has {', '.join(layout.CAMERAS)}"
+            )
         self.rig = Rig()
         self.cameras = CameraBank(self.rig, cameras, fps, pixels)
         self._listeners = {name: _listen(endpoint, name) for name in (protocol.MOTORS, protocol.CAMERA, protocol.WORLD)}
@@ -93,7 +95,9 @@ class Server:
     def _camera(self, connection: Connection) -> None:
         name = protocol.recv_json(connection).get("camera", "")
         if name not in self.cameras.names:
-            protocol.send_json(connection, {"error": f"no camera {name!r}; this world shows {', '.join(self.cameras.names)}"})
+            protocol.send_json(
+                connection, {"error": f"no camera {name!r}; this world shows {', '.join(self.cameras.names)}"}
+            )
             return
         protocol.send_json(connection, self.cameras.intrinsics(name))
         for frame in self.cameras.frames(name):
@@ -104,13 +108,19 @@ class Server:
             try:
                 answer = self._answer(protocol.recv_json(connection))
             except (StagingError, ValueError, KeyError, TypeError) as error:
-                answer = {"error": str(error) if isinstance(error, StagingError | ValueError) else f"malformed request: {error!r}"}
+                answer = {
+                    "error": str(error)
+                    if isinstance(error, StagingError | ValueError)
+                    else f"malformed request: {error!r}"
+                }
             protocol.send_json(connection, answer)
 
     def _answer(self, request: dict) -> dict:
         operation = request.pop("op", "")
         if operation == "reset":
-            return self.rig.reset(request["suite"], request["task"], int(request["seed"]), bool(request.get("held_out", False)))
+            return self.rig.reset(
+                request["suite"], request["task"], int(request["seed"]), bool(request.get("held_out", False))
+            )
         if operation == "verdict":
             return self.rig.verdict()
         if operation == "status":
@@ -125,7 +135,9 @@ class Server:
 def _listen(folder: Path, name: str) -> Listener:
     path = protocol.endpoint(folder, name)
     if len(path) > 100:
-        raise OSError(f"socket path {path} has {len(path)} characters, Unix allows about 100; choose a shorter --endpoint")
+        raise OSError(
+            f"socket path {path} has {len(path)} characters, Unix allows about 100; choose a shorter --endpoint"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     if os.path.exists(path):
         try:

@@ -38,7 +38,8 @@ class Order:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One episode. first_mm: how far off the first look placed the block that mattered; frames: front camera, of failures only."""
+    """One episode. first_mm: how far off the first look placed the block that mattered; frames: front camera, of
+    failures only."""
 
     number: int
     task: str
@@ -57,7 +58,9 @@ class Outcome:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--suite", choices=SUITES, default="tabletop")
-    parser.add_argument("--episodes", type=int, default=200, help="tasks take turns: episode i is task i mod 4 with seed + i")
+    parser.add_argument(
+        "--episodes", type=int, default=200, help="tasks take turns: episode i is task i mod 4 with seed + i"
+    )
     parser.add_argument("--seed", type=int, default=100_000)
     parser.add_argument("--task", choices=TASKS, help="this task only")
     parser.add_argument("--held-out", action="store_true", help="instructions phrased as training never phrased them")
@@ -95,7 +98,15 @@ def _all(args: argparse.Namespace, episodes: Sequence[tuple[int, str, int]]) -> 
     context = multiprocessing.get_context("spawn")
     queue, film = context.Queue(), args.video is not None
     orders = [
-        Order(args.checkpoint, args.suite, tuple(episodes[i :: args.workers]), args.held_out, args.execute, film, args.threads)
+        Order(
+            args.checkpoint,
+            args.suite,
+            tuple(episodes[i :: args.workers]),
+            args.held_out,
+            args.execute,
+            film,
+            args.threads,
+        )
         for i in range(args.workers)
     ]
     workers = [context.Process(target=_work, args=(order, queue), daemon=True) for order in orders if order.episodes]
@@ -111,7 +122,10 @@ def _all(args: argparse.Namespace, episodes: Sequence[tuple[int, str, int]]) -> 
             n = len(outcomes)
             if n % 20 == 0 or n == len(episodes):
                 left = (time.monotonic() - start) / n * (len(episodes) - n)
-                print(f"{n}/{len(episodes)}  success {np.mean([o.success for o in outcomes]):.1%}  {left:.0f} s left", flush=True)
+                print(
+                    f"{n}/{len(episodes)}  success {np.mean([o.success for o in outcomes]):.1%}  {left:.0f} s left",
+                    flush=True,
+                )
     finally:
         for worker in workers:
             worker.terminate()
@@ -181,7 +195,9 @@ def report(outcomes: Sequence[Outcome], args: argparse.Namespace) -> dict:
         "ci95": list(wilson(sum(successes), len(successes))),
         "episodes": len(outcomes),
         "seed": args.seed,
-        "tasks": {task: _rates([o for o in outcomes if o.task == task]) for task in dict.fromkeys(o.task for o in outcomes)},
+        "tasks": {
+            task: _rates([o for o in outcomes if o.task == task]) for task in dict.fromkeys(o.task for o in outcomes)
+        },
         "mean_steps": float(np.mean([o.steps for o in outcomes])),
         "budget": 1.0,
         "decoder_flops_share": layers / total,
@@ -218,7 +234,9 @@ def table(body: dict) -> str:
     for name, rates in [*body["tasks"].items(), ("all", body)]:
         low, high = rates["ci95"]
         interval = f"{100 * low:.0f} … {100 * high:.0f} %"
-        lines.append(f"{name:<8}{100 * rates['success_rate']:>7.1f} %{rates['episodes']:>10}{interval:>18}{rates['mean_steps']:>8.1f}")
+        lines.append(
+            f"{name:<8}{100 * rates['success_rate']:>7.1f} %{rates['episodes']:>10}{interval:>18}{rates['mean_steps']:>8.1f}"
+        )
     look, step, decoder = body["first_look_mm"], body["step_ms"], body["decoder_ms"]
     lines.append(
         f"first look {look['p50']:.1f} mm (p95 {look['p95']:.1f}); step {step['p50']:.1f} ms (p95 {step['p95']:.1f}), decoder "
@@ -233,4 +251,6 @@ def _film(path: Path, outcomes: Sequence[Outcome]) -> None:
     failed = [o for o in outcomes if o.frames is not None][:FILM_LIMIT]
     frames = (caption(frame, o.instruction, "failure") for o in failed for frame in o.frames)
     count = write_mp4(path, frames, 10)
-    print(f"{path}: {len(failed)} failures, {count} frames" if count else f"{path}: nothing failed, so there is no film")
+    print(
+        f"{path}: {len(failed)} failures, {count} frames" if count else f"{path}: nothing failed, so there is no film"
+    )
