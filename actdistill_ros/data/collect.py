@@ -129,6 +129,8 @@ def _work(job: Job, progress) -> None:
     size = (layout.FRAME_PIXELS, layout.FRAME_PIXELS)
     with Writer.open(job.out, {name: size for name in layout.CAMERAS}, FPS, "arx_x5", EXTRAS) as writer:
         for seed in job.seeds:
+            if not multiprocessing.parent_process().is_alive():
+                return  # killed without a word: a worker must not go on for nobody
             episode = record(env, suite_of(seed, job.suite), TASKS[seed % len(TASKS)], seed, policy)
             writer.add(episode)
             progress.put((len(episode), episode.meta["success"]))

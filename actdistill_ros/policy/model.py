@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from actdistill_ros.policy.config import PolicyConfig
 from actdistill_ros.policy.decoder import RoutedDecoder
@@ -37,7 +38,7 @@ class Policy(nn.Module):
         self.config = config
         width, language = config.width, config.width
         self.embed = nn.Embedding(len(config.vocabulary) + 2, width, padding_idx=0)
-        self.phrase = nn.Conv1d(width, width, 3, padding=1)
+        self.reader = nn.GRU(width, width // 2, batch_first=True, bidirectional=True)
         self.pool = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, language))
         self.encoders = nn.ModuleDict(
             {
@@ -70,10 +71,9 @@ class Policy(nn.Module):
         """
         words = self.embed(instruction)  # (B, T, D)
         spoken = instruction != 0  # (B, T)
-        weight = spoken[:, :, None].to(words.dtype)  # (B, T, 1)
-        # "red on blue" is not "blue on red": neighbouring words are mixed before they are pooled.
-        phrases = torch.nn.functional.gelu(self.phrase(words.transpose(1, 2)).transpose(1, 2)) * weight  # (B, T, D)
-        language = self.pool(phrases.sum(1) / weight.sum(1).clamp(min=1))  # (B, D)
+        words = words + self._read(words, spoken)  # a word and its role: "red on blue" is not "blue on red"
+        told = words.masked_fill(~spoken[:, :, None], -1e4).amax(1)  # (B, D)
+        language = self.pool(told)  # (B, D)
         seen = [self.encoders[name](images[name], language) for name in self.config.cameras]  # (B, K, W + 2) each
         looks = [self.projectors[name](tokens) for name, tokens in zip(self.config.cameras, seen, strict=True)]
         pose = torch.cat([state[:, :-1] * pose_known[:, None], state[:, -1:], pose_known[:, None]], dim=1)  # (B, 11)
@@ -83,6 +83,12 @@ class Policy(nn.Module):
         tokens = torch.cat([words, *looks, last], dim=1) * self.token_scale  # (B, N, D)
         present = torch.cat([spoken, spoken.new_ones(batch, tokens.shape[1] - spoken.shape[1])], dim=1)
         return tokens, present, torch.cat([tokens_seen.flatten(1) for tokens_seen in seen], dim=1)
+
+    def _read(self, words: Tensor, spoken: Tensor) -> Tensor:
+        """What each word means in its sentence, (B, T, D); zero where padded."""
+        lengths = spoken.sum(1).clamp(min=1).cpu()
+        packed = pack_padded_sequence(words, lengths, batch_first=True, enforce_sorted=False)
+        return pad_packed_sequence(self.reader(packed)[0], batch_first=True, total_length=words.shape[1])[0]
 
     def act(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Last token's hidden state (B, D) to motion (B, K, 6) and gripper logits (B, K)."""

@@ -17,7 +17,7 @@ from actdistill_ros.contract.observation import Observation
 from actdistill_ros.contract.preprocess import denormalise, policy_view, state_vector
 from actdistill_ros.policy import checkpoint
 from actdistill_ros.policy.model import METRES_TO_UNITS, Policy
-from actdistill_ros.policy.tokenizer import Tokenizer, words
+from actdistill_ros.policy.tokenizer import UNKNOWN, Tokenizer, words
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class PolicyRuntime:
                 )
             view = policy_view(observation.images[camera.name], camera)
             images[camera.name] = to_input(torch.from_numpy(view)[None].to(self._device))
-        ids = torch.tensor([self._tokenizer.encode(observation.instruction) or [0]], device=self._device)
+        ids = torch.tensor([self._tokenizer.encode(observation.instruction) or [UNKNOWN]], device=self._device)
         state = torch.from_numpy(state_vector(observation.tcp_commanded, observation.gripper_measured))[None]
         return images, ids, state.to(self._device)
 

@@ -145,6 +145,8 @@ def _work(order: Order, queue) -> None:
     torch.set_num_threads(order.threads)
     runtime, env = PolicyRuntime.load(order.checkpoint), TabletopEnv()
     for number, task, seed in order.episodes:
+        if not multiprocessing.parent_process().is_alive():
+            return  # killed without a word: a worker must not go on for nobody
         queue.put(episode(env, runtime, order, number, task, seed))
     env.close()
 
