@@ -40,6 +40,14 @@ def test_help_imports_no_subcommand():
     assert "'numpy'" not in loaded and "'torch'" not in loaded
 
 
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_subcommand_explains_its_arguments(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main([*name.split(), "--help"])
+    assert end.value.code == 0
+    assert f"usage: actdistill {name}" in capsys.readouterr().out
+
+
 def test_a_subcommand_gets_its_arguments_and_gives_its_exit_code(command):
     command(lambda args: args.number)
     assert cli.main(["try", "--number", "5"]) == 5

@@ -21,6 +21,23 @@ def stays(bench: Bench, seconds: float = 0.3) -> bool:
     return np.array_equal(bench.q, before)
 
 
+def test_an_arm_that_was_moved_just_before_the_start_is_held_where_it_is_now():
+    bench = Bench()
+    bench.tick()
+    bench.clock.now_s += 0.004
+    assert bench.driver.set_mode(Mode.POLICY) == ""
+    assert bench.driver.offer(bench.chunk(action(x=0.02))) == ""
+    bench.answers = False
+    assert np.array_equal(bench.tick().command.position_rad, HOME_Q)  # no answer yet: nothing moves
+    bench.answers, bench.q = True, HOME_Q + [0.0, 0.4, 0.4, 0.0, 0.0, 0.0]
+    moved = bench.q.copy()
+    np.testing.assert_allclose(bench.tick().command.position_rad, moved, atol=0.02)  # and one tick of motion
+    assert bench.state.mode is Mode.POLICY
+    bench.run(0.1)
+    expected = forward(moved).position_m + [0.02, 0.0, 0.0]
+    np.testing.assert_allclose(forward(bench.q).position_m, expected, atol=1e-5)
+
+
 def test_a_policy_that_goes_quiet_ends_in_hold_and_says_for_how_long(bench):
     bench.driver.offer(bench.chunk(action(x=0.01), action(x=0.01)))
     bench.run(0.2 + SETTINGS.chunk_timeout_s + 0.02)

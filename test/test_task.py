@@ -73,6 +73,23 @@ def test_a_start_that_waits_too_long_says_for_what(rig):
     assert "arm/set_mode does not answer" in task.overdue()
 
 
+def test_the_arm_is_asked_once_all_is_there_and_again_every_second_until_it_answers(rig):
+    task, now = rig
+    assert not task.may_ask("")
+    task.begin("lift", math.inf)
+    assert not task.may_ask("camera: no frames") and task.may_ask("")
+    task.asked()
+    now[0] += 0.9
+    assert not task.may_ask("")
+    now[0] += 0.1
+    assert task.may_ask("")
+    task.asked()
+    assert not task.may_ask("")
+    now[0] += 1.0
+    task.entered()
+    assert not task.may_ask("")
+
+
 @pytest.mark.parametrize(("requested", "default", "meant"), [(5.0, 60.0, 5.0), (0.0, 60.0, 60.0), (0.0, 0.0, math.inf)])
 def test_zero_seconds_mean_the_default_and_a_default_of_zero_means_none(requested, default, meant):
     assert timeout(requested, default) == meant

@@ -123,7 +123,7 @@ def test_a_trained_checkpoint_carries_its_contract_and_evaluates(trained, tmp_pa
 
 
 def test_the_learning_rate_warms_up_and_ends_at_its_final_share():
-    settings = train.Settings(("d",), 1000, 32, 1e-3, 100, 0, "", 0.1)
+    settings = train.Settings(("d",), 1000, 32, 1e-3, 100, 0, "", 0.1, "float32")
     assert train.learning_rate(settings, 0) == pytest.approx(1e-5)
     assert train.learning_rate(settings, 100) == pytest.approx(1e-3)
     assert train.learning_rate(settings, 1000) == pytest.approx(1e-4)

@@ -104,7 +104,7 @@ def test_a_refused_task_is_said_and_not_mixed_up_with_the_one_before(ros, graph,
 def test_the_arm_is_let_go_or_the_driver_says_why_not(graph, client):
     client.wait(10.0, lambda: None)
     client.let_go()
-    assert graph.modes == [ArmState.IDLE]
+    assert set(graph.modes) == {ArmState.IDLE}
     graph.lets_go = False
     with pytest.raises(TrialsError, match="refused to go idle: the emergency stop is latched"):
         client.let_go()
@@ -119,6 +119,16 @@ def test_a_graph_that_does_not_come_up_is_named(client):
 
     with pytest.raises(TrialsError, match="the graph ended"):
         client.wait(10.0, dead)
+
+
+def test_a_graph_that_is_seen_but_does_not_answer_is_waited_for_before_any_task_is_sent(ros, graph, client):  # noqa: F811
+    ros.executor.remove_node(graph.node)
+    with pytest.raises(TrialsError, match="execute_task is there and does not answer"):
+        client.wait(1.0, lambda: None)
+    ros.spin(graph.node)
+    client.wait(10.0, lambda: None)
+    client.start("pick up the red block", 10.0)
+    assert len(ros.until(lambda: graph.goals, "the goal")) == 1
 
 
 def test_the_overlay_is_shown_as_soon_as_there_is_one(ros, client):  # noqa: F811

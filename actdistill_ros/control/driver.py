@@ -73,6 +73,7 @@ class Driver:
         self._phase_s = 0.0
         self._speed_scale = settings.speed_scale
         self._last_tick_s: float | None = None
+        self._starting_since_s: float | None = None
         self._heard_s = self._waiting_since_s = self._clock()
         self._faulty_since_s: float | None = None
         self._faults: tuple[str, ...] = ()
@@ -149,10 +150,11 @@ class Driver:
         self._last_tick_s = now
         self._feedback = feedback
         self._look()
+        starting = self._starting()
         self._watch(now)
         command = None
         if self._mode not in LIMP:
-            if self._mode is Mode.POLICY:
+            if self._mode is Mode.POLICY and not starting:
                 self._advance(now, passed)
             command = JointCommand(self._q.copy(), self._gripper)
         events, self._events = tuple(self._events), []
@@ -225,6 +227,15 @@ class Driver:
         self._gripper = float(min(max(action[GRIPPER], 0.0), 1.0))
         return True
 
+    def _starting(self) -> bool:
+        """Whether the answers are still those from before the start; the arm may have moved since, so follow them."""
+        if self._starting_since_s is None:
+            return False
+        self._anchor()
+        if self._feedback.stamp_s >= self._starting_since_s:
+            self._starting_since_s = None
+        return self._starting_since_s is not None
+
     # -- modes
     def _look(self) -> None:
         """What is wrong with the motors now."""
@@ -279,7 +290,7 @@ class Driver:
         """No motion and no chunk survives a change of mode."""
         if self._mode in LIMP and mode not in LIMP:
             self._anchor()
-            self._faulty_since_s = None
+            self._faulty_since_s, self._starting_since_s = None, self._clock()
         elif self._segment is not None:
             self._tcp = forward(self._q)  # the action ends where it is, not where it led
         self._segment = None

@@ -11,6 +11,9 @@ from actdistill_ros.contract.contract import ContractError
 
 START_S = 15.0
 """How long arm and cameras may take to be there: the nodes of a graph come up side by side."""
+ANSWER_S = 1.0
+"""How long the driver may take to answer before it is asked again: an answer sent to a client that the driver has not
+discovered yet is lost."""
 UNJUDGED = "unjudged"
 """The only verdict a policy can give of itself."""
 TIMEOUT, CANCELLED = "timeout", "cancelled"
@@ -51,7 +54,7 @@ class Task:
         self._clock = clock
         self.phase, self.number = Phase.IDLE, 0
         self._instruction = self._verdict = self._reason = ""
-        self._began_s = self._seconds = 0.0
+        self._began_s = self._seconds = self._asked_s = 0.0
         self._timeout_s = math.inf
         self._steps = 0
 
@@ -78,7 +81,13 @@ class Task:
 
     def asked(self) -> None:
         """The arm was asked to follow the policy."""
-        self.phase = Phase.ENTERING
+        self.phase, self._asked_s = Phase.ENTERING, self._clock()
+
+    def may_ask(self, missing: str) -> bool:
+        """Now is the time to ask the arm: all is there, or it has not answered; to ask again does no harm."""
+        if self.phase is Phase.ENTERING:
+            return self._clock() - self._asked_s >= ANSWER_S
+        return self.phase is Phase.WAITING and not missing
 
     def entered(self) -> None:
         """The arm follows the policy."""

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=0, help=f"first scene seed; the last must stay below {EVALUATION_SEED}"
     )
     parser.add_argument(
-        "--suite", choices=(*SUITES, "mixed"), default="mixed", help=f"mixed: {HARD_SHARE:.0%} of the hard suite"
+        "--suite", choices=(*SUITES, "mixed"), default="mixed", help=f"mixed: {HARD_SHARE:.0%}% of the hard suite"
     )
     parser.add_argument(
         "--policy", type=Path, help="checkpoint that acts instead of the expert (labels stay the expert's)"

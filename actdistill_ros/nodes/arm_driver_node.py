@@ -43,11 +43,7 @@ def parameters(limits: settings.DriverSettings) -> tuple[Setting, ...]:
         Setting("connect_timeout_s", 5.0, "how long to wait for the arm at configure [s]", 0.0, 600.0),
         Setting("rate_hz", limits.rate_hz, "joint commands per second [Hz]", limits.state_hz, 1000.0),
         Setting("speed_scale", limits.speed_scale, "share of the policy's own speed", 0.01, 1.0, changeable=True),
-        Setting(
-            "publish_tf",
-            _nobody_else_publishes_tf(),
-            "publish the links on /tf; true where robot_state_publisher is missing",
-        ),
+        Setting("publish_tf", _nobody_else_publishes_tf(), "publish /tf; true where robot_state_publisher is missing"),
     )
 
 

@@ -170,7 +170,7 @@ class InferenceNode(LifecycleNode):
             self.end(overdue)
         elif missing.startswith("contract"):
             self.end(missing)
-        elif self._task.phase is Phase.WAITING and not missing and self._set_mode.service_is_ready():
+        elif self._task.may_ask(missing) and self._set_mode.service_is_ready():
             self._task.asked()
             call = self._set_mode.call_async(SetMode.Request(mode=ArmState.POLICY))
             call.add_done_callback(partial(self._on_entered, self._task.number))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections.abc import Callable
 
 import numpy as np
 import rclpy
 from action_msgs.msg import GoalStatus
+from action_msgs.srv import CancelGoal
 from rclpy.action import ActionClient
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -23,6 +25,7 @@ from actdistill_ros.srv import SetMode
 from actdistill_ros.trials.protocol import Ended, TrialsError
 
 ANSWER_S = 10.0
+RETRY_S = 1.0
 
 
 class TrialClient:
@@ -37,6 +40,8 @@ class TrialClient:
         )
         self._tasks = ActionClient(self._node, ExecuteTask, "execute_task")
         self._modes = self._node.create_client(SetMode, "arm/set_mode")
+        # Last of all clients: who can answer this one has discovered the others too.
+        self._greetings = self._node.create_client(CancelGoal, "execute_task/_action/cancel_goal")
         self._newest: dict[str, Image] = {}
         self._pictures = pictures
         for topic in pictures:
@@ -61,6 +66,17 @@ class TrialClient:
                     f"{missing} did not appear in namespace {self._node.get_namespace()} within {timeout_s:.0f} s. "
                     "Is the graph up, in this ROS_DOMAIN_ID and namespace?"
                 )
+        self._greet(until, alive)
+
+    def _greet(self, until: float, alive: Callable[[], None]) -> None:
+        """Until execute_task answers: a server that has not discovered its client yet drops the answer, and a goal
+        would then run for nobody. To cancel a goal that does not exist does nothing and may be asked again and again."""
+        greeting = CancelGoal.Request()
+        greeting.goal_info.goal_id.uuid = np.frombuffer(uuid.uuid4().bytes, np.uint8)
+        while not _answered(self._greetings.call_async(greeting), RETRY_S):
+            alive()
+            if time.monotonic() > until:
+                raise TrialsError("execute_task is there and does not answer; is inference_node overloaded or stopped?")
 
     def start(self, instruction: str, timeout_s: float) -> None:
         self._goal, self._result, self._progress = None, None, (0, 0.0)
@@ -87,7 +103,11 @@ class TrialClient:
 
     def let_go(self) -> None:
         """The arm goes limp (idle), so that it may be moved. Raises TrialsError if the driver refuses."""
-        answer = self._answer(self._modes.call_async(SetMode.Request(mode=ArmState.IDLE)), "arm/set_mode")
+        for _ in range(int(ANSWER_S / RETRY_S)):  # asking twice does no harm, a lost answer would end the trials
+            future = self._modes.call_async(SetMode.Request(mode=ArmState.IDLE))
+            if _answered(future, RETRY_S):
+                break
+        answer = self._answer(future, "arm/set_mode")
         if not answer.success:
             raise TrialsError(f"the driver refused to go idle: {answer.message}")
 
@@ -106,9 +126,7 @@ class TrialClient:
         rclpy.try_shutdown(context=self._context)
 
     def _answer(self, future, who: str):
-        answered = threading.Event()
-        future.add_done_callback(lambda _: answered.set())
-        if not answered.wait(ANSWER_S):
+        if not _answered(future, ANSWER_S):
             raise TrialsError(f"{who} did not answer within {ANSWER_S:.0f} s; see the graph's log.")
         return future.result()
 
@@ -123,3 +141,10 @@ class TrialClient:
             self._executor.spin()
         except ExternalShutdownException:
             pass
+
+
+def _answered(future, timeout_s: float) -> bool:
+    """Wait for another thread to bring the answer."""
+    done = threading.Event()
+    future.add_done_callback(lambda _: done.set())
+    return done.wait(timeout_s)

@@ -28,6 +28,9 @@ class Prediction:
     scene: Tensor
     focus: Tensor
 
+    def float(self) -> Prediction:
+        return Prediction(self.motion.float(), self.gripper.float(), self.scene.float(), self.focus.float())
+
 
 class Policy(nn.Module):
     """Token order: instruction, cameras, state, readout; causal, so that the image and state tokens can use the

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from actdistill_ros.contract.contract import ActionSpace, CameraSpec, Contract
 from actdistill_ros.data import statistics
@@ -27,6 +28,7 @@ LOG_EVERY = 50
 EXECUTE = 4
 TRANSLATION_LIMIT_M, ROTATION_LIMIT_RAD = 0.035, 0.20
 EMA = 0.998
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class TrainingError(ValueError):
@@ -45,6 +47,7 @@ class Settings:
     seed: int
     init: str
     final_rate: float
+    dtype: str
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--warmup", type=int, default=150)
     parser.add_argument(
         "--final-rate", type=float, default=0.03, help="share of the learning rate that is left at the end"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="float32",
+        help="of the matrix products; bfloat16 pays on processors that have it (avx512_bf16, amx) and slows down others",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -77,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
         args.seed,
         str(args.init or ""),
         args.final_rate,
+        args.dtype,
     )
     samples = Samples(args.data, CAMERAS, PolicyConfig(()).image_size)
     trainer = Trainer(settings, samples, args.init)
@@ -180,7 +190,10 @@ class Trainer:
         return {name: float(np.mean([p[name] for p in parts])) for name in parts[0]}
 
     def _losses(self, batch) -> losses.Losses:
-        prediction = self.model(batch.images, batch.instruction, batch.state, batch.pose_known)
+        dtype = DTYPES[self.settings.dtype]
+        # On a CPU the flash kernel's backward pass takes half of a step of such short sequences.
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32), sdpa_kernel(SDPBackend.MATH):
+            prediction = self.model(batch.images, batch.instruction, batch.state, batch.pose_known).float()
         return losses.compute(prediction, batch.chunk, batch.aux, batch.state[:, -1], EXECUTE)
 
     def save(self, out: Path) -> None:

@@ -52,9 +52,11 @@ class ImageEncoder(nn.Module):
         )
         scale, shift = self.film(language)[:, :, None, None].chunk(2, dim=1)
         features = F.gelu((self.fine_out(fine) + up) * (1 + scale) + shift)  # (B, W, S/4, S/4)
-        attention = (SHARPNESS * self.maps(features)).flatten(2).softmax(-1)  # (B, K, P)
-        seen = attention @ features.flatten(2).transpose(1, 2)  # (B, K, W)
-        place = attention @ self._grid(features)  # (B, K, 2)
+        with torch.autocast(image.device.type, enabled=False):  # bfloat16 would round places by millimetres
+            features = features.float()
+            attention = (SHARPNESS * self.maps(features)).flatten(2).softmax(-1)  # (B, K, P)
+            seen = attention @ features.flatten(2).transpose(1, 2)  # (B, K, W)
+            place = attention @ self._grid(features)  # (B, K, 2)
         return torch.cat([seen, place], dim=-1)  # (B, K, W + 2)
 
     @staticmethod
