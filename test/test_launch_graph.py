@@ -1,5 +1,6 @@
 """The whole graph as a user starts it: world, driver, cameras, policy, monitor, one task, and the way down."""
 
+import json
 import os
 import signal
 import subprocess
@@ -97,6 +98,23 @@ def test_the_graph_runs_a_task_from_words_to_motion_and_ends_without_a_trace(up,
     assert up.process.returncode == 0, output
     assert "Traceback" not in output
     assert not [name for name in NODES if f"{name} did not end" in output]
+
+
+def test_the_bundled_policy_lifts_a_block_that_it_is_told_to_lift(tmp_path):
+    """Three tries, for a machine that is too slow to keep up now and then; one is impossible by luck."""
+    report = tmp_path / "report.json"
+    words = ["trials", "--namespace", "bundled_test", "--tasks", "lift", "--trials", "3", "--seed", "95000"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "actdistill_ros.cli", *words, "--json", str(report)],
+        env={**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    trials = json.loads(report.read_text())["trials"]
+    assert len(trials) == 3
+    assert any(trial["verdict"] == "success" and trial["reason"] == "achieved" for trial in trials), trials
 
 
 def wait_for(value, up, timeout_s=30.0):
