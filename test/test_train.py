@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,6 +65,27 @@ def test_evaluation_seeds_are_never_recorded(tmp_path, capsys):
     assert collect.run(parse(collect, *words)) == 2
     assert "evaluation seeds" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_workers_end_with_the_command_that_started_them_even_if_it_is_killed(tmp_path):
+    words = ["collect", "--out", str(tmp_path / "d"), "--episodes", "500", "--workers", "1", "--suite", "tabletop"]
+    process = subprocess.Popen([sys.executable, "-m", "actdistill_ros.cli", *words], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (started := list((tmp_path / "d").glob("**/*"))):
+        assert process.poll() is None and time.monotonic() < deadline, "recording did not begin"
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert started and workers
+    process.kill()
+    process.wait()
+    while left := [pid for pid in workers if _runs(pid)]:
+        assert time.monotonic() < deadline, f"{left} go on for nobody"
+
+
+def _runs(pid: str) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
 
 
 def test_training_killed_at_any_moment_ends_with_the_same_weights_and_curve(
