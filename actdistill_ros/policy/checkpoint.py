@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from actdistill_ros.contract import contract as contracts
 from actdistill_ros.contract.contract import Contract, ContractError
-from actdistill_ros.policy.config import PolicyConfig
+from actdistill_ros.policy.config import PolicyConfig, RouterConfig
 from actdistill_ros.policy.model import Policy
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -23,7 +23,8 @@ def save(folder: Path, model: Policy, contract: Contract) -> None:
     """Write the whole checkpoint; weights appear last, so that a folder with weights is complete."""
     folder.mkdir(parents=True, exist_ok=True)
     contract.save(folder)
-    (folder / CONFIG).write_text(json.dumps(asdict(model.config), indent=1) + "\n")
+    shape = {key: value for key, value in asdict(model.config).items() if value is not None}
+    (folder / CONFIG).write_text(json.dumps(shape, indent=1) + "\n")
     unfinished = folder / f"{WEIGHTS}.unfinished"
     save_file({k: v.detach().to("cpu", torch.float32).contiguous() for k, v in model.state_dict().items()}, unfinished)
     unfinished.replace(folder / WEIGHTS)
@@ -59,7 +60,8 @@ def identity(folder: Path) -> str:
 def _config(path: Path) -> PolicyConfig:
     try:
         body = json.loads(path.read_text())
-        return PolicyConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in body.items()})
+        router = RouterConfig(**body.pop("router")) if "router" in body else None
+        return PolicyConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in body.items()}, router=router)
     except (TypeError, json.JSONDecodeError) as error:
         raise ContractError(f"{path} is not a policy config this package reads: {error}") from error
 

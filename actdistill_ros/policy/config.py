@@ -6,8 +6,19 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class RouterConfig:
+    """hidden: width of the router; budget: share of decoder compute that the student was made for."""
+
+    hidden: int = 32
+    budget: float = 0.47
+
+
+@dataclass(frozen=True)
 class PolicyConfig:
-    """Sizes of vision, decoder and head. `vision_tokens` gives tokens per camera, in the contract's order."""
+    """Sizes of vision, decoder and head. `vision_tokens` gives tokens per camera, in the contract's order.
+
+    router: None for a policy that runs all its layers.
+    """
 
     vocabulary: tuple[str, ...]
     cameras: tuple[str, ...] = ("front", "wrist")
@@ -23,3 +34,4 @@ class PolicyConfig:
     action_dim: int = 7
     scene_dim: int = 14
     focus_dim: int = 6
+    router: RouterConfig | None = None

@@ -39,16 +39,39 @@ class RoutedDecoder(nn.Module):
         """
         if plan is not None and len(plan) != len(self.layers):
             raise ValueError(f"the plan names {len(plan)} layers, the decoder has {len(self.layers)}")
-        mask = causal_mask(present)  # (B, 1, N, N)
-        positions = torch.arange(tokens.shape[1], device=tokens.device)[None]  # (1, N)
-        rotary = self.rotary(tokens, positions)
+        shared = self._shared(tokens, present)
         x = tokens
         for i, layer in enumerate(self.layers):
             if plan is None or plan[i]:
-                x = _hidden(
-                    layer(x, attention_mask=mask, position_ids=positions, position_embeddings=rotary)
-                )  # (B, N, D)
+                x = _hidden(layer(x, **shared))  # (B, N, D)
         return self.norm(x)
+
+    def trace(self, tokens: Tensor, present: Tensor, gates: Tensor | None = None) -> list[Tensor]:
+        """The residual stream after each layer, L of (B, N, D), not normalised; for training.
+
+        gates: (B, L), 1 runs a layer and 0 passes by it, as the plan does: x + g · (layer(x) − x). None runs all.
+        A layer whose gates are constants and all 0 is not called.
+        """
+        shared = self._shared(tokens, present)
+        x, after = tokens, []
+        for i, layer in enumerate(self.layers):
+            gate = None if gates is None else gates[:, i, None, None]  # (B, 1, 1)
+            if gate is None:
+                x = _hidden(layer(x, **shared))  # (B, N, D)
+            elif gate.requires_grad or bool(gate.any()):
+                x = x + gate * (_hidden(layer(x, **shared)) - x)  # (B, N, D)
+            after.append(x)
+        return after
+
+    def _shared(self, tokens: Tensor, present: Tensor) -> dict:
+        """What every layer is given: the mask (B, 1, N, N) and the positions."""
+        positions = torch.arange(tokens.shape[1], device=tokens.device)[None]  # (1, N)
+        rotary = self.rotary(tokens, positions)
+        return {
+            "attention_mask": causal_mask(present),
+            "position_ids": positions,
+            "position_embeddings": rotary,
+        }
 
 
 def causal_mask(present: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from actdistill_ros.policy.config import PolicyConfig
 from actdistill_ros.policy.decoder import RoutedDecoder
+from actdistill_ros.policy.router import Router
 from actdistill_ros.policy.vision import ImageEncoder
 
 METRES_TO_UNITS = 10.0  # places are learnt in decimetres, so that their loss is about as large as the motion's
@@ -61,6 +62,8 @@ class Policy(nn.Module):
         self.scene = nn.Sequential(nn.Linear(seen, width), nn.GELU(), nn.Linear(width, config.scene_dim))
         self.focus = nn.Linear(width, config.focus_dim)
         self.ask = nn.Linear(language, 2 * width)
+        routed = config.router
+        self.router = Router(width, routed.hidden, config.layers, sum(config.vision_tokens)) if routed else None
         nn.init.normal_(self.embed.weight, std=0.5)
 
     def embed_inputs(
@@ -107,7 +110,10 @@ class Policy(nn.Module):
         plan: Sequence[bool] | None = None,
     ) -> Prediction:
         tokens, present, seen = self.embed_inputs(images, instruction, state, pose_known)
-        hidden = self.decoder(tokens, present, plan)[:, -1]  # (B, D)
+        return self.answer(self.decoder(tokens, present, plan)[:, -1], seen)
+
+    def answer(self, hidden: Tensor, seen: Tensor) -> Prediction:
+        """hidden: (B, D) last token after the decoder; seen: (B, E) from `embed_inputs`."""
         motion, gripper = self.act(hidden)
         return Prediction(motion, gripper, self.scene(seen), self.focus(hidden))
 

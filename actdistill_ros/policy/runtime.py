@@ -17,28 +17,43 @@ from actdistill_ros.contract.observation import Observation
 from actdistill_ros.contract.preprocess import denormalise, policy_view, state_vector
 from actdistill_ros.policy import checkpoint
 from actdistill_ros.policy.model import METRES_TO_UNITS, Policy
+from actdistill_ros.policy.planning import FixedPlan, Planner, RandomPlan, RoutedPlan
 from actdistill_ros.policy.tokenizer import UNKNOWN, Tokenizer, words
 
 
 @dataclass(frozen=True)
 class StepResult:
     """chunk: what to do; gates: (L,) score of each decoder layer; executed: (L,) bool, the plan; latency_ms: time of
-    each stage."""
+    each stage; budget: allowed share of decoder compute, on average."""
 
     chunk: Chunk
     gates: np.ndarray
     executed: np.ndarray
     latency_ms: dict[str, float]
+    budget: float
+
+    @property
+    def compute_share(self) -> float:
+        """Executed share of decoder compute: every layer costs the same."""
+        return float(np.mean(self.executed))
 
 
 class PolicyRuntime:
     """A checkpoint ready to run. Used from one thread at a time."""
 
-    def __init__(self, model: Policy, contract: Contract, checkpoint_id: str, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        model: Policy,
+        contract: Contract,
+        checkpoint_id: str,
+        device: str = "cpu",
+        planner: Planner | None = None,
+    ) -> None:
+        """planner: by default the router under the budget it was made for, or all layers where there is no router."""
         self.contract, self.checkpoint_id = contract, checkpoint_id
         self._model, self._device = model, device
         self._tokenizer = Tokenizer(model.config.vocabulary)
-        self._plan = np.ones(model.config.layers, dtype=bool)
+        self._planner = planner or self._planner_at(model.config.router.budget if model.router else 1.0)
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> PolicyRuntime:
@@ -50,9 +65,46 @@ class PolicyRuntime:
         """The same weights with a fixed plan. Raises ValueError if its length is not the decoder's depth."""
         if len(plan) != self._model.config.layers:
             raise ValueError(f"the plan names {len(plan)} layers, the decoder has {self._model.config.layers}")
-        other = PolicyRuntime(self._model, self.contract, self.checkpoint_id, self._device)
-        other._plan = np.asarray(plan, dtype=bool)
-        return other
+        return self.with_planner(FixedPlan(plan))
+
+    def with_random_plans(self, budget: float, seed: int) -> PolicyRuntime:
+        """The same weights with layers drawn at random in each step. Raises ContractError if the budget cannot be met."""
+        try:
+            return self.with_planner(RandomPlan(self._model.config.layers, budget, seed))
+        except ValueError as error:
+            raise ContractError(f"{self.checkpoint_id}: {error}.") from error
+
+    def with_planner(self, planner: Planner) -> PolicyRuntime:
+        return PolicyRuntime(self._model, self.contract, self.checkpoint_id, self._device, planner)
+
+    @property
+    def budget(self) -> float:
+        """Allowed share of decoder compute, on average over steps."""
+        return self._planner.budget
+
+    def set_budget(self, budget: float) -> None:
+        """From the next step on; may be called while a step runs in another thread.
+
+        Raises ContractError if the checkpoint cannot keep to it.
+        """
+        self._planner = self._planner_at(budget)
+
+    def check_budget(self, budget: float) -> None:
+        """Raises ContractError if the checkpoint cannot keep to it."""
+        self._planner_at(budget)
+
+    def _planner_at(self, budget: float) -> Planner:
+        if self._model.router is None:
+            if budget != 1.0:
+                raise ContractError(
+                    f"{self.checkpoint_id} has no router and runs all its layers: budget {budget:g} cannot be met, "
+                    "expected 1. Make a student of it with `actdistill distill`."
+                )
+            return FixedPlan([True] * self._model.config.layers)
+        try:
+            return RoutedPlan(self._model.router, budget)
+        except ValueError as error:
+            raise ContractError(f"{self.checkpoint_id}: {error}.") from error
 
     def unseen(self, instruction: str) -> list[str]:
         """The three closest known instructions if this one was never seen in training, else nothing."""
@@ -70,7 +122,10 @@ class PolicyRuntime:
         tokens, present, _ = self._model.embed_inputs(images, instruction, state, torch.ones(1, device=self._device))
         self._wait()
         encoded = time.perf_counter()
-        hidden = self._model.decoder(tokens, present, self._plan)[:, -1]
+        planner = self._planner
+        plan = planner(tokens, present)
+        planned = time.perf_counter()
+        hidden = self._model.decoder(tokens, present, plan.executed)[:, -1]
         self._wait()
         decoded = time.perf_counter()
         motion, gripper = self._model.act(hidden)
@@ -79,11 +134,13 @@ class PolicyRuntime:
         stages = {
             "preprocess": prepared - start,
             "encode": encoded - prepared,
-            "decoder": decoded - encoded,
+            "router": planned - encoded,
+            "decoder": decoded - planned,
             "head": end - decoded,
         }
         latency_ms = {name: seconds * 1e3 for name, seconds in stages.items()} | {"step": (end - start) * 1e3}
-        return StepResult(chunk, self._plan.astype(np.float32), self._plan.copy(), latency_ms)
+        gates, executed = np.array(plan.gates, dtype=np.float32), np.array(plan.executed)
+        return StepResult(chunk, gates, executed, latency_ms, planner.budget)
 
     @torch.inference_mode()
     def locate(self, observation: Observation) -> np.ndarray:
@@ -91,7 +148,9 @@ class PolicyRuntime:
         `aux_targets` has them
         [m in `base_link`]."""
         images, instruction, state = self._inputs(observation)
-        prediction = self._model(images, instruction, state, torch.ones(1, device=self._device), self._plan)
+        tokens, present, seen = self._model.embed_inputs(images, instruction, state, torch.ones(1, device=self._device))
+        plan = self._planner(tokens, present)
+        prediction = self._model.answer(self._model.decoder(tokens, present, plan.executed)[:, -1], seen)
         places = torch.cat([prediction.scene[0], prediction.focus[0]]) / METRES_TO_UNITS
         return places.float().cpu().numpy()
 

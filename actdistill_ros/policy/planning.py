@@ -1,0 +1,77 @@
+"""Which layers a step runs, decided once, before the first of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from actdistill_ros.policy.router import Router
+
+
+@dataclass(frozen=True)
+class Plan:
+    """gates: score of each layer, 0 … 1; executed: one bool per layer."""
+
+    gates: tuple[float, ...]
+    executed: tuple[bool, ...]
+
+
+class Planner(Protocol):
+    """budget: allowed share of decoder compute that the plans keep to on average."""
+
+    budget: float
+
+    def __call__(self, tokens: Tensor, present: Tensor) -> Plan:
+        """tokens: (1, N, D) what the decoder is given; present: (1, N) bool."""
+
+
+class FixedPlan:
+    """The same layers in every step."""
+
+    def __init__(self, executed: Sequence[bool]) -> None:
+        self.budget = float(np.mean(executed))
+        self._plan = Plan(tuple(float(e) for e in executed), tuple(bool(e) for e in executed))
+
+    def __call__(self, tokens: Tensor, present: Tensor) -> Plan:
+        return self._plan
+
+
+class RoutedPlan:
+    """What the router chooses under a budget. Its scores are read back once, before the first layer."""
+
+    def __init__(self, router: Router, budget: float) -> None:
+        """Raises ValueError if the budget is not within what the router was calibrated for."""
+        self.budget = budget
+        calibrated, self._threshold = router.at(budget)
+        self._router = router
+        self._budget = torch.full((1,), calibrated, device=router.place.device)
+        self._always = router.always.tolist()
+
+    def __call__(self, tokens: Tensor, present: Tensor) -> Plan:
+        scores = self._router(tokens, present, self._budget)[0]  # (L,)
+        values, gates = torch.stack([scores, scores.sigmoid()]).tolist()
+        executed = tuple(a or v > self._threshold for a, v in zip(self._always, values, strict=True))
+        return Plan(tuple(gates), executed)
+
+
+class RandomPlan:
+    """First, last and as many others as the budget allows, drawn anew in each step: what a router has to beat."""
+
+    def __init__(self, layers: int, budget: float, seed: int) -> None:
+        """Raises ValueError if the budget is less than the first and the last layer."""
+        if not 2 / layers <= budget <= 1.0:
+            raise ValueError(f"budget {budget:g} is not in {2 / layers:.2f} … 1: first and last layer always run")
+        self.budget, self._layers = budget, layers
+        self._rng = np.random.default_rng(seed)
+
+    def __call__(self, tokens: Tensor, present: Tensor) -> Plan:
+        wanted = self.budget * self._layers - 2
+        count = int(wanted) + int(self._rng.random() < wanted % 1.0)
+        drawn = {0, self._layers - 1, *(1 + self._rng.permutation(self._layers - 2)[:count])}
+        executed = tuple(i in drawn for i in range(self._layers))
+        return Plan(tuple(map(float, executed)), executed)
