@@ -1,7 +1,8 @@
 """The wire between virtual hardware and its users: three Unix sockets in one folder; no MuJoCo here.
 
 `motors.sock`  each command is answered by one feedback, as on a bus:
-               COMMAND (enable, six joint targets, gripper opening) -> FEEDBACK (stamp, joints, gripper, fault codes).
+               COMMAND (enable, six joint targets, gripper opening) -> FEEDBACK (stamp, joints, gripper, fault codes);
+               DRIVE (gains and torques) in place of COMMAND comes from an emulated bus.
 `camera.sock`  the client names a camera once, {"camera": "front"}; the answer is its intrinsics (height, width, fx,
 fy, cx, cy) or
                {"error": …}, as JSON; then frames follow (FRAME header + RGB bytes in one message) until either side
@@ -21,6 +22,10 @@ MOTORS, CAMERA, WORLD = "motors.sock", "camera.sock", "world.sock"
 
 COMMAND = struct.Struct("<B7d")
 """enable (0 damping, 1 position), 6 joint targets [rad], gripper opening 0 closed … 1 open"""
+
+DRIVE = struct.Struct("<6d6d6dd")
+"""what an emulated bus sends instead of COMMAND: 6 kp [Nm/rad], 6 kd [Nm s/rad], 6 torques that the motors add to
+-kp q - kd v [Nm], gripper opening"""
 
 FEEDBACK = struct.Struct("<d6d6d6dd7B")
 """stamp [s since the epoch], 6 positions [rad], 6 velocities [rad/s], 6 torques [Nm], gripper opening, 7 fault codes"""

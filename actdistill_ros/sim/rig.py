@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from actdistill_ros.sim.env import TabletopEnv
-from actdistill_ros.sim.protocol import COMMAND, FAULTS, FEEDBACK, MOTOR_NAMES
+from actdistill_ros.sim.protocol import COMMAND, DRIVE, FAULTS, FEEDBACK, MOTOR_NAMES
 
 _CHECK_EVERY_S = 0.05
 _PERIOD_S = 0.1  # what a nudge's step is counted in
@@ -94,18 +94,24 @@ class Rig:
 
     def exchange(self, command: bytes) -> bytes | None:
         """One command in, one feedback out; nothing while the motors are mute."""
-        enable, *targets = COMMAND.unpack(command)
+        driven = len(command) == DRIVE.size
+        values = (DRIVE if driven else COMMAND).unpack(command)
         if self._mute:
             return None
         with self.lock:
             world = self.env.world
+            enable = any(values[:6]) if driven else bool(values[0])
             if enable and not self._enabled:
                 self._moving_since = self._moving_since or world.time_s
-            if bool(enable) != self._enabled:
+            if enable != self._enabled:
                 world.damp(not enable)
-                self._enabled = bool(enable)
-            if enable and np.all(np.isfinite(targets)):
-                world.command(np.array(targets[:6]), targets[6])
+                self._enabled = enable
+            if driven:
+                kp, kd, torque = np.array(values[:18]).reshape(3, 6)
+                world.drive(kp, kd, torque)
+                world.grip(values[18])
+            elif enable and np.all(np.isfinite(values)):
+                world.command(np.array(values[1:7]), values[7])
             return FEEDBACK.pack(self._clock(), *world.q, *world.velocity, *world.torque, world.gripper, *self._faults)
 
     # -- time

@@ -43,13 +43,26 @@ class World:
     def command(self, position_rad: np.ndarray, gripper: float) -> None:
         """Position targets (6,) [rad] and gripper opening, kept until the next command, as motors do."""
         self.data.ctrl[:6] = position_rad
+        self.grip(gripper)
+
+    def grip(self, gripper: float) -> None:
+        """Gripper opening, kept until the next one."""
         self.data.ctrl[6] = gripper * scene.FINGER_TRAVEL_M
 
     def damp(self, on: bool) -> None:
         """With `on`, joint motors only damp (kp 0, kd as before); the gripper keeps its grip."""
         gain, bias = self._gains
         self.model.actuator_gainprm[:6, 0] = 0.0 if on else gain[:6, 0]
-        self.model.actuator_biasprm[:6, 1] = 0.0 if on else bias[:6, 1]
+        self.model.actuator_biasprm[:6] = bias[:6]
+        if on:
+            self.model.actuator_biasprm[:6, 1] = 0.0
+
+    def drive(self, kp: np.ndarray, kd: np.ndarray, torque_nm: np.ndarray) -> None:
+        """Joint motors give `torque_nm` - kp q - kd v until told otherwise; all (6,). Ends at the next `damp`."""
+        self.model.actuator_gainprm[:6, 0] = 0.0
+        self.model.actuator_biasprm[:6, 0] = torque_nm
+        self.model.actuator_biasprm[:6, 1] = -kp
+        self.model.actuator_biasprm[:6, 2] = -kd
 
     def step(self, seconds: float) -> None:
         mujoco.mj_step(self.model, self.data, nstep=max(1, round(seconds / scene.TIMESTEP_S)))

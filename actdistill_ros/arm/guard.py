@@ -1,0 +1,299 @@
+"""The process between driver and vendor SDK: watches the bus, kills an SDK that is stuck, and damps the motors after it.
+
+It runs in a session of its own, so that whoever kills the driver's group does not kill what damps the arm. Two rules:
+nothing is written on the bus while the SDK lives (a second writer makes it abort), and once it is dead the motors get
+damping frames until they acknowledge them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from actdistill_ros.arm import sdk_wire as wire
+from actdistill_ros.arm.backend import ArmError
+from actdistill_ros.arm.bus_monitor import BusMonitor, foreign_words
+from actdistill_ros.arm.can import CanBus, SocketCan
+from actdistill_ros.arm.frames import FRAME, damping
+from actdistill_ros.arm.sdk_settings import SdkSettings
+
+PERIOD_S = 0.005
+REPEAT_S = 0.05  # between rounds of damping frames
+QUIET_S = 0.005  # no frame for so long: what the dead SDK had queued is gone
+LINGER_S = 30.0  # how long motors that do not acknowledge are tried after the driver left
+REST_S = 0.2
+FIRST_S = 1.5  # a connecting SDK that has begun to talk is ready, or stuck, after this
+GRIPPER_KD = 0.2
+WORDS = 6  # last lines of the SDK that may explain its end
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--settings", required=True)
+    parser.add_argument("--interface", required=True)
+    parser.add_argument("--emulated", type=Path)
+    parser.add_argument("--fd", type=int, required=True)
+    args = parser.parse_args(argv)
+    driver = socket.socket(fileno=args.fd)
+    driver.setblocking(False)
+    bus: CanBus = SocketCan(args.interface)
+    if args.emulated:
+        from actdistill_ros.arm.emulated.link import EmulatedCan
+
+        bus = EmulatedCan(args.interface, args.emulated)
+    try:
+        guard = Guard(bus, SdkSettings.from_json(args.settings), driver)
+    except (ArmError, OSError) as error:
+        wire.give(driver, wire.words(fault=str(error)))
+        return 1
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: guard.leave())
+    guard.run()
+    return 0
+
+
+class Guard:
+    """One connection to the arm, from the start of the SDK to motors that damp. Single-threaded."""
+
+    def __init__(self, bus: CanBus, settings: SdkSettings, driver: socket.socket) -> None:
+        """Starts the SDK process. Raises ArmError if the bus cannot be listened to."""
+        self._bus, self._settings, self._driver = bus, settings, driver
+        self._monitor = BusMonitor(settings)
+        self._listener = bus.open()
+        self._begin_s = time.monotonic()
+        self._first_s = self._beat_s = 0.0
+        self._ready, self._reason, self._lines = False, "", [""]
+        self._sequence = self._done = 0
+        self._share, self._sent_s = 0.0, 0.0
+        self._told: dict[str, str] = {}
+        self._leaving_s: float | None = None
+        self._orderly = False
+        self._damped_s = 0.0
+        self._acknowledged = False
+        self._selector = selectors.DefaultSelector()
+        self._start_sdk()
+        for connection, handle in (
+            (self._listener, self._on_frames),
+            (driver, self._on_driver),
+            (self._sdk, self._on_sdk),
+            (self._process.stdout, self._on_words),
+        ):
+            self._selector.register(connection, selectors.EVENT_READ, handle)
+
+    def _start_sdk(self) -> None:
+        self._sdk, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._sdk.setblocking(False)
+        command = [sys.executable, "-m", "actdistill_ros.arm.sdk_child", "--settings", self._settings.to_json()]
+        command += ["--interface", self._bus.name, "--fd", str(theirs.fileno()), "--guard", str(os.getpid())]
+        self._process = subprocess.Popen(
+            command,
+            env={**os.environ, **self._bus.environment()},
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        os.set_blocking(self._process.stdout.fileno(), False)
+        theirs.close()
+
+    def run(self) -> None:
+        """Until the driver left and the motors damp."""
+        due = time.monotonic()
+        while not self._over():
+            for key, _ in self._selector.select(max(0.0, due - time.monotonic())):
+                key.data()
+            now = time.monotonic()
+            if now >= due:
+                due = now + PERIOD_S
+                self._tick(now)
+
+    def leave(self, orderly: bool = True) -> None:
+        """Damp and end; an arm whose driver died (not `orderly`) comes to rest first."""
+        if self._leaving_s is None:
+            self._leaving_s, self._orderly = time.monotonic(), orderly
+
+    def _over(self) -> bool:
+        if self._leaving_s is None or self._process.poll() is None:
+            return False
+        return self._acknowledged or time.monotonic() - self._leaving_s > LINGER_S
+
+    # -- what is heard
+    def _on_frames(self) -> None:
+        take, receive = self._monitor.take, self._listener.recv
+        try:
+            for _ in range(64):
+                packet = receive(16)
+                if len(packet) < FRAME.size:
+                    self._selector.unregister(self._listener)
+                    self._fail("the bus itself is gone: was the adapter unplugged?")
+                    return
+                identifier, _, data = FRAME.unpack(packet)
+                take(identifier, data, time.monotonic())
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._monitor.link_fault = error.strerror or "unusable"
+
+    def _on_driver(self) -> None:
+        while (message := wire.take(self._driver)) is not None:
+            if not message:
+                self._selector.unregister(self._driver)
+                self.leave(orderly=False)
+                return
+            if message[:1] == b"C":
+                if self._ready and not self._reason and self._leaving_s is None:
+                    wire.give(self._sdk, message)
+            else:
+                self.leave()
+
+    def _on_sdk(self) -> None:
+        while (message := wire.take(self._sdk)) is not None:
+            if not message:
+                self._selector.unregister(self._sdk)
+                return
+            if message[:1] == b"H":
+                _, self._done, self._beat_s, self._share = wire.HEARTBEAT.unpack(message)
+            elif b"ready" in message:
+                self._on_ready()
+            elif b"error" in message:
+                self._fail(f"the SDK process failed: {json.loads(message)['error']}")
+            else:
+                wire.give(self._driver, message)
+
+    def _on_ready(self) -> None:
+        self._on_frames()
+        if unheard := self._monitor.unheard():
+            self._fail(
+                f"{', '.join(unheard)} never answered: check power and cable there, and that the arm is an "
+                f"{self._settings.model}"
+            )
+            return
+        self._ready, self._beat_s = True, time.monotonic()
+        wire.give(self._driver, wire.words(ready=self._process.pid))
+
+    def _on_words(self) -> None:
+        data = self._process.stdout.read()
+        if not data:
+            self._selector.unregister(self._process.stdout)
+            return
+        for line in data.decode(errors="replace").splitlines():
+            if "error" in line or "terminate" in line or "what()" in line or "Failed" in line:
+                self._lines = [*self._lines, line.strip()][-WORDS:]
+
+    # -- what is done
+    def _tick(self, now: float) -> None:
+        dead = self._process.poll() is not None
+        if not self._reason and not dead and self._leaving_s is None:
+            self._watch(now)
+        elif dead and not self._reason and self._leaving_s is None:
+            self._fail(self._ending())
+        self._report(now)
+        if self._leaving_s is not None and not dead:
+            self._let_go(now)
+        if self._process.poll() is not None and not self._acknowledged:
+            self._damp(now)
+
+    def _watch(self, now: float) -> None:
+        settings, monitor = self._settings, self._monitor
+        if monitor.link_fault:
+            self._fail(
+                f"{self._bus.name} is {monitor.link_fault}: check cable, termination and power of the arm, then "
+                f"`sudo ip link set {self._bus.name} down; sudo ip link set {self._bus.name} up type can bitrate 1000000`"
+            )
+        elif monitor.other_model:
+            self._fail(f"{monitor.other_model}, so this is no {settings.model}: set model in config/sdk.yaml")
+        elif not self._ready:
+            self._first_s = self._first_s or monitor.commanded_s
+            if self._first_s and now - self._first_s > FIRST_S:
+                self._fail(self._stuck("while it came up"))
+            elif now - self._begin_s > settings.connect_timeout_s:
+                self._fail(f"the vendor SDK did not come up within {settings.connect_timeout_s} s")
+        elif now - monitor.commanded_s > settings.silence_timeout_s:
+            self._fail(self._stuck(f"and commanded nothing for {now - monitor.commanded_s:.2f} s"))
+        elif now - self._beat_s > settings.heartbeat_timeout_s:
+            self._fail(f"the SDK process stands still for {now - self._beat_s:.1f} s")
+
+    def _stuck(self, when: str) -> str:
+        faults = self._monitor.faults(self._monitor.answers(), time.monotonic())
+        seen = "; ".join(f"{name} {words}" for name, words in faults.items() if words != "no answer")
+        why = self._lines[-1] or seen or "it says nothing"
+        for line in self._lines:
+            if "position error" in line or "Over current" in line or "data error" in line:
+                why = line
+        return f"the vendor SDK got stuck {when} and was killed: {why.partition('] ')[2] or why}"
+
+    def _ending(self) -> str:
+        code = self._process.returncode
+        how = f"ended with exit code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
+        self._on_frames()
+        if self._monitor.foreign is not None:
+            return f"the vendor SDK {how} because {foreign_words(self._monitor.foreign)}"
+        return f"the vendor SDK {how}" + (f": {self._lines[-1]}" if self._lines[-1] else "")
+
+    def _fail(self, reason: str) -> None:
+        """Kill the SDK and tell why; the motors damp from the next tick on."""
+        if not self._reason:
+            self._reason = reason
+            self._kill()
+            self._damp(time.monotonic())
+            wire.give(self._driver, wire.words(fault=reason))
+
+    def _let_go(self, now: float) -> None:
+        """The SDK damps, and when the bus shows that it did, or it takes too long, it is killed."""
+        rest_s = REST_S if self._share and not self._orderly else 0.0
+        passed_s = now - self._leaving_s
+        what = wire.HOLD if passed_s < rest_s else wire.DAMP
+        wire.give(self._sdk, wire.COMMAND.pack(b"C", what, self._done, now, *[0.0] * 7))
+        if passed_s > rest_s + 0.02 and (self._monitor.damped() or passed_s > rest_s + 0.2):
+            self._kill()
+
+    def _kill(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+
+    def _damp(self, now: float) -> None:
+        """One round of damping frames every so often, until each motor that lives has acknowledged one."""
+        self._on_frames()
+        monitor = self._monitor
+        if self._damped_s and monitor.commanded_s < self._damped_s and monitor.acknowledged(self._damped_s):
+            self._acknowledged = True
+        elif now - self._damped_s > REPEAT_S and now - monitor.commanded_s > QUIET_S:
+            self._damped_s = now
+            kds = (*self._settings.damping_kd, GRIPPER_KD)
+            for motor, kd in zip(monitor.motors, kds, strict=True):
+                wire.give(self._listener, FRAME.pack(motor.id, 8, damping(motor, kd)))
+
+    def _report(self, now: float) -> None:
+        answers = self._monitor.answers()
+        faults = self._monitor.faults(answers, now)
+        if faults != self._told:
+            self._told = faults
+            wire.give(self._driver, wire.words(faults=faults))
+        self._sequence += 1
+        values = [(a.position_rad, a.velocity_rad_s, a.torque_nm) if a else (0.0, 0.0, 0.0) for a in answers]
+        wire.give(
+            self._driver,
+            wire.FEEDBACK.pack(
+                b"F",
+                self._sequence,
+                self._done,
+                now,
+                *(track.answered_s for track in self._monitor.tracks),
+                *(value[0] for value in values),
+                *(value[1] for value in values),
+                *(value[2] for value in values),
+            ),
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,216 @@
+"""The process that the vendor SDK runs in: its joint controller and nothing else, no ROS, one connection per process.
+
+It is expected to hang or abort at any moment, so everything that must outlive it is in `guard.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import signal
+import socket
+import sys
+import time
+
+import numpy as np
+
+from actdistill_ros.arm import sdk_wire as wire
+from actdistill_ros.arm.sdk_settings import SdkSettings
+
+PR_SET_PDEATHSIG = 1
+STUCK_S = 2.0
+"""The kernel ends this process when its loop stands still for so long; needs no Python, which a stuck SDK blocks."""
+BEAT_S = 0.01
+REST_S = 0.2  # an arm whose driver died comes to rest before it damps
+NEAR_RAD = 0.06  # the first target may be this far from the arm: an arm outside its limits starts at the limit
+PATIENCE = 30  # commands until the SDK must have seen what the bus has seen
+TRIES = 5
+GRIPPER_WIDTH_M = 0.088
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--settings", required=True)
+    parser.add_argument("--interface", required=True)
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--guard", type=int, required=True)
+    args = parser.parse_args(argv)
+    ending: list[int] = []
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, _: ending.append(number))
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != args.guard:
+        return 1
+    settings = SdkSettings.from_json(args.settings)
+    signal.setitimer(signal.ITIMER_REAL, settings.connect_timeout_s + STUCK_S)
+    connection = socket.socket(fileno=args.fd)
+    try:
+        hand = Hand(settings, args.interface)
+    except Exception as error:
+        wire.give(connection, wire.words(error=str(error)))
+        sys.stdout.flush()
+        os._exit(1)  # a damaged SDK aborts in its own clean-up
+    wire.give(connection, wire.words(ready=True))
+    code = 0
+    try:
+        run(hand, connection, settings, ending)
+    except Exception as error:
+        code = 1
+        wire.give(connection, wire.words(error=f"{type(error).__name__}: {error}"))
+    sys.stdout.flush()
+    os._exit(code)  # the SDK's own end would take four seconds; the guard damps
+
+
+class Hand:
+    """The vendor's joint controller. Damps until it is told where to go, and again whenever nobody tells it."""
+
+    def __init__(self, settings: SdkSettings, interface: str) -> None:
+        """Comes up damping; raises RuntimeError as the SDK does."""
+        import arx5_interface as sdk
+
+        self._sdk, self._settings = sdk, settings
+        robot = sdk.RobotConfigFactory.get_instance().get_config(settings.model)
+        controller = sdk.ControllerConfigFactory.get_instance().get_config("joint_controller", 6)
+        controller.controller_dt = settings.cycle_s
+        controller.default_kd = np.array(settings.damping_kd)
+        self._low, self._high, self._fast = robot.joint_pos_min, robot.joint_pos_max, robot.joint_vel_max
+        self._controller = sdk.Arx5JointController(robot, controller, interface)
+        self._stiff_s: float | None = None
+        self._share = 0.0
+        self._last: tuple[np.ndarray, float, float] | None = None
+        self._waited = 0
+
+    @property
+    def share(self) -> float:
+        """Of the gains in force; 0 while damping."""
+        return self._share
+
+    def damp(self) -> None:
+        if self._share:
+            self._gains(0.0)
+        self._stiff_s, self._last, self._waited = None, None, 0
+
+    def follow(self, position_rad: np.ndarray, opening: float, sent_s: float) -> None:
+        """Be at (6,) `position_rad` one lead from now. Raises ValueError for what must not reach the motors."""
+        if not (np.isfinite(position_rad).all() and np.isfinite(opening)):
+            raise ValueError("command is not finite")  # the SDK would take NaN for −12.5 rad
+        position_rad = np.clip(position_rad, self._low, self._high)
+        width_m = min(max(opening, 0.0), 1.0) * GRIPPER_WIDTH_M
+        if self._last is None:
+            if not self._begin(position_rad, width_m):
+                return
+            velocity = np.zeros(6)
+        else:
+            before, _, before_s = self._last
+            passed_s = max(sent_s - before_s, BEAT_S / 2)
+            velocity = np.clip((position_rad - before) / passed_s, -self._fast, self._fast)
+        self._last = (position_rad, width_m, sent_s)
+        self._go(position_rad, velocity, width_m, self._settings.lead_s)
+        self._stiffen()
+
+    def hold(self) -> None:
+        """Stay at the position commanded last."""
+        if self._last is not None:
+            position_rad, width_m, sent_s = self._last
+            self._go(position_rad, np.zeros(6), width_m, self._settings.lead_s)
+            self._stiffen()
+
+    def _begin(self, position_rad: np.ndarray, width_m: float) -> bool:
+        """Whether there may be power: the SDK knows where the arm is, and the first target is there."""
+        state = self._controller.get_joint_state()
+        far = np.abs(state.pos() - position_rad).max()
+        if far > NEAR_RAD:
+            # The SDK is a cycle behind the bus; from where it believes the arm to be it would slew at full speed.
+            self._waited += 1
+            if self._waited < PATIENCE:
+                return False
+            raise ValueError(
+                f"the first target is {far:.2f} rad from where the arm is, expected at most {NEAR_RAD} rad"
+            )
+        # An old target would be run to at full speed: replace all of them before there is any power.
+        self._go(position_rad, np.zeros(6), width_m, 0.0)
+        self._stiff_s = time.monotonic()
+        return True
+
+    def _stiffen(self) -> None:
+        if self._share < 1.0:
+            passed_s = time.monotonic() - self._stiff_s
+            self._gains(min(1.0, max(0.05, passed_s / self._settings.stiffen_s)))
+
+    def _gains(self, share: float) -> None:
+        settings = self._settings
+        kd = np.array(settings.kd if share else settings.damping_kd)
+        grip = (settings.gripper_kp * share, settings.gripper_kd)
+        self._controller.set_gain(self._sdk.Gain(np.array(settings.kp) * share, kd, *grip))
+        self._share = share
+
+    def _go(self, position_rad: np.ndarray, velocity: np.ndarray, width_m: float, lead_s: float) -> None:
+        target = self._sdk.JointState(position_rad, velocity, np.zeros(6), width_m)
+        for _ in range(TRIES):
+            target.timestamp = self._controller.get_timestamp() + lead_s
+            try:
+                return self._controller.set_joint_cmd(target)
+            except ValueError:
+                continue  # this process was put aside between the two lines, and the time has passed
+        raise RuntimeError(f"the SDK refused a target {TRIES} times as one of the past: this machine is starved")
+
+
+def run(hand: Hand, connection: socket.socket, settings: SdkSettings, ending: list[int]) -> None:
+    """Until the guard is gone or wants the end; returns with the motors damping."""
+    connection.settimeout(BEAT_S)
+    heard_s, done = time.monotonic(), 0
+    until_s = None
+    while until_s is None or time.monotonic() < until_s:
+        signal.setitimer(signal.ITIMER_REAL, STUCK_S)
+        message = _newest(connection)
+        now = time.monotonic()
+        if until_s is None and (message == b"" or ending):
+            until_s = now + 2 * REST_S
+        if until_s is not None:
+            hand.hold() if hand.share and now < until_s - REST_S else hand.damp()
+        elif message:
+            _, what, done, sent_s, *position, opening = wire.COMMAND.unpack(message)
+            heard_s = now
+            try:
+                _obey(hand, what, position, opening, sent_s)
+            except ValueError as error:
+                hand.damp()
+                wire.give(connection, wire.words(refused=str(error)))
+        elif now - heard_s > settings.command_timeout_s + settings.hold_to_damping_s:
+            hand.damp()
+        elif now - heard_s > settings.command_timeout_s and hand.share:
+            hand.hold()
+        wire.give(connection, wire.HEARTBEAT.pack(b"H", done, now, hand.share))
+        if until_s is not None:
+            time.sleep(BEAT_S)  # a socket whose other side is gone no longer waits
+    hand.damp()
+
+
+def _obey(hand: Hand, what: int, position: list[float], opening: float, sent_s: float) -> None:
+    if what == wire.FOLLOW:
+        hand.follow(np.array(position), opening, sent_s)
+    elif what == wire.HOLD:
+        hand.hold()
+    else:
+        hand.damp()
+
+
+def _newest(connection: socket.socket) -> bytes | None:
+    """The newest command within a beat; None if there was none, empty if the guard is gone."""
+    newest = None
+    try:
+        newest = connection.recv(4096)
+        connection.setblocking(False)
+        while newest and (more := connection.recv(4096)):
+            newest = more
+    except (BlockingIOError, TimeoutError):
+        pass
+    except OSError:
+        newest = b""
+    connection.settimeout(BEAT_S)
+    return newest
+
+
+if __name__ == "__main__":
+    sys.exit(main())

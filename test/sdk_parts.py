@@ -1,0 +1,178 @@
+"""What the tests of the vendor SDK share: an emulated bus in a process of its own, an arm on it, and its frame log."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from arm_parts import SETTINGS
+
+from actdistill_ros.arm import sdk_settings
+from actdistill_ros.arm.backend import JointCommand
+from actdistill_ros.arm.emulated.link import EmulatedCan, Record, ask, frames
+from actdistill_ros.arm.frames import MODELS, Command, decode_command
+from actdistill_ros.arm.sdk_arm import SdkArm
+from actdistill_ros.control.loop import DriverLoop
+from actdistill_ros.control.modes import Mode
+
+SDK = sdk_settings.load()
+START = np.array([0.0, 1.0, 1.0, -0.5, 0.0, 0.0])
+WAIT_S = 15.0
+
+
+def until(condition: Callable[[], object], what: str, seconds: float = WAIT_S):
+    """The condition's value once it is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
+        time.sleep(0.002)
+    return found
+
+
+class Bus:
+    """An emulated bus, and one arm on it at a time."""
+
+    def __init__(self, folder: Path, model: str = "X5") -> None:
+        self.folder, self.model = folder, model
+        self.motors = {motor.id: motor for motor in MODELS[model]}
+        command = [sys.executable, "-m", "actdistill_ros.arm.emulated.bus", "--folder", str(folder), "--model", model]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        while (line := self.process.stdout.readline()).strip() != "ready":
+            assert line, "the emulated bus did not start"
+        self._closing: list = []
+
+    def arm(self, model: str = "", **changes) -> SdkArm:
+        settings = replace(SDK, model=model or self.model, **changes)
+        arm = SdkArm(EmulatedCan("can0", self.folder), settings, emulated=self.folder)
+        self._closing.append(arm.close)
+        return arm
+
+    def loop(self) -> DriverLoop:
+        """A driver that ticks on this arm, idle."""
+        loop = DriverLoop(SETTINGS, self.arm())
+        self._closing.append(loop.stop)
+        loop.start()
+        return loop
+
+    def inject(self, **fault) -> None:
+        ask(self.folder, op="inject", **fault)
+
+    def frames(self) -> list[Record]:
+        return frames(self.folder, self.folder / "log")
+
+    def real(self) -> dict[str, list[float]]:
+        """Position, velocity and torque of every motor as they really are."""
+        return ask(self.folder, op="motors")["motors"]
+
+    def commands(self) -> list[tuple[Record, Command]]:
+        """Every command for position, torque or damping that was on the bus."""
+        found = []
+        for record in self.frames():
+            if record.pid and record.id in self.motors:
+                command = decode_command(self.motors[record.id], record.data)
+                found += [(record, command)] if command else []
+        return found
+
+    def last_commands(self) -> dict[int, Command]:
+        """What each motor was told last."""
+        last = ask(self.folder, op="last")["last"]
+        found = {
+            number: decode_command(motor, bytes.fromhex(last[str(number)]))
+            for number, motor in self.motors.items()
+            if str(number) in last
+        }
+        return {number: command for number, command in found.items() if command}
+
+    def damped(self) -> bool:
+        """Whether the last frame to every motor brakes and asks for no position."""
+        last = self.last_commands()
+        return len(last) == 7 and all(command.kp == 0.0 and command.kd > 0.0 for command in last.values())
+
+    def processes(self) -> dict[str, int]:
+        """Process ids of `guard` and `sdk_child` on this bus, found by their command line."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
+            except OSError:
+                continue
+            for name in ("guard", "sdk_child"):
+                if f"actdistill_ros.arm.{name}".encode() in words and self._mine(name, words, int(entry.name)):
+                    found[name] = int(entry.name)
+        return found
+
+    def _mine(self, name: str, words: list[bytes], pid: int) -> bool:
+        if name == "guard":
+            return str(self.folder).encode() in words
+        try:
+            return f"CANBUS_FOLDER={self.folder}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        for close in reversed(self._closing):
+            close()
+        leftover = until(lambda: not self.processes() or None, "guard and SDK process to end", 5.0)
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(5)
+        self.process.stdout.close()
+        assert leftover
+
+
+@pytest.fixture
+def bus(tmp_path):
+    bus = Bus(tmp_path)
+    yield bus
+    bus.close()
+
+
+@pytest.fixture
+def l5(tmp_path):
+    bus = Bus(tmp_path, "L5")
+    yield bus
+    bus.close()
+
+
+def stiff(bus: Bus) -> bool:
+    """Whether the last frame to every joint asks for a position."""
+    last = bus.last_commands()
+    return len(last) == 7 and all(command.kp > 10.0 for number, command in last.items() if number != 8)
+
+
+def holding(loop: DriverLoop, bus: Bus) -> DriverLoop:
+    """The driver holds the arm under power."""
+    assert loop.set_mode(Mode.HOLD) == ""
+    until(lambda: stiff(bus), "power")
+    return loop
+
+
+def fault_of(loop: DriverLoop, words: str, mode: Mode | None = None):
+    """The driver's state once a fault with these words is reported."""
+
+    def found():
+        state = loop.state().driver
+        return state if any(words in fault for fault in state.faults) and mode in (None, state.mode) else None
+
+    return until(found, f"a fault {words!r}; now {loop.state(keep_events=True).driver}")
+
+
+def sweep(arm: SdkArm, seconds: float, start: np.ndarray = START, turn: float = 0.2) -> None:
+    """Move every joint by `turn` and back at the driver's rate, as a driver would."""
+    begin, ticks = time.monotonic(), round(seconds / 0.01)
+    for tick in range(ticks):
+        at = start + turn * (1.0 - np.cos(2.0 * np.pi * tick / ticks)) / 2.0
+        arm.send(JointCommand(at, 1.0))
+        time.sleep(max(0.0, begin + (tick + 1) * 0.01 - time.monotonic()))
+        arm.read()
+
+
+def kill(pid: int, number: int = signal.SIGKILL) -> None:
+    os.kill(pid, number)
