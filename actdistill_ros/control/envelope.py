@@ -7,9 +7,14 @@ import numpy as np
 from actdistill_ros.arm.backend import JointFeedback
 from actdistill_ros.contract.chunk import ACTION_DIM, GRIPPER, ROTATION, TRANSLATION, Chunk
 from actdistill_ros.contract.observation import ArmPose
-from actdistill_ros.control.kinematics import Solution
+from actdistill_ros.control.collision import clearance
+from actdistill_ros.control.kinematics import Solution, forward
 from actdistill_ros.control.limits import JOINT_MAX, JOINT_MIN, JOINT_NAMES
+from actdistill_ros.control.motion import Segment
 from actdistill_ros.control.settings import DriverSettings
+
+WORTH_SAYING_M = 0.0005
+"""Less than this cut off a target is no news."""
 
 
 def chunk_refusal(chunk: Chunk, now_s: float, newest_stamp_s: float, settings: DriverSettings) -> str:
@@ -68,6 +73,11 @@ def _action_refusal(chunk: Chunk, settings: DriverSettings) -> str:
     return ""
 
 
+def is_opening(opening: float, settings: DriverSettings) -> bool:
+    """Whether this is an opening of the gripper in this package's convention, 0 closed … 1 open."""
+    return bool(np.isfinite(opening)) and abs(opening - 0.5) - 0.5 <= settings.gripper_tolerance
+
+
 def clamp_to_workspace(target: ArmPose, start: ArmPose, settings: DriverSettings) -> tuple[ArmPose, str]:
     """The target inside the workspace, and what was cut off in words (empty if nothing).
 
@@ -80,6 +90,8 @@ def clamp_to_workspace(target: ArmPose, start: ArmPose, settings: DriverSettings
     axis = int(np.argmax(cut))
     if cut[axis] < 1e-9:
         return target, ""
+    if cut[axis] < WORTH_SAYING_M:
+        return ArmPose(inside, target.rotation), ""
     words = f"target cut by {1000 * cut[axis]:.0f} mm along {'xyz'[axis]} at the workspace limit {inside[axis]:.3f} m"
     return ArmPose(inside, target.rotation), words
 
@@ -103,6 +115,39 @@ def solution_refusal(solution: Solution, target: ArmPose, start_q: np.ndarray, s
             f"{settings.joint_jump_limit_rad} rad per action: near a singularity"
         )
     return ""
+
+
+def closeness_refusal(q: np.ndarray, start_q: np.ndarray, settings: DriverSettings) -> str:
+    """Why joints q (6,) bring the arm too close to itself or the table; empty if they do not.
+
+    A start that is too close already (the vendor's rest pose is) may move apart, or at least no closer.
+    """
+    near = clearance(q, settings.table_z_m)
+    if near.distance_m >= settings.self_clearance_m:
+        return ""
+    if near.distance_m >= clearance(start_q, settings.table_z_m).distance_m - 1e-7:
+        return ""
+    return (
+        f"it would bring {near.between[0]} and {near.between[1]} within {1000 * near.distance_m:.0f} mm, expected at "
+        f"least {1000 * settings.self_clearance_m:.0f} mm"
+    )
+
+
+def rest_refusal(stop: Segment, start_q: np.ndarray, settings: DriverSettings) -> str:
+    """Why the arm must not come to rest where `stop` ends; empty if it may. start_q: (6,) where it is now [rad]."""
+    low, high = np.minimum(JOINT_MIN, start_q), np.maximum(JOINT_MAX, start_q)
+    if not stop.stays_within(low - 1e-9, high + 1e-9):
+        joint = int(np.argmax(np.maximum(low - stop.goal.q, stop.goal.q - high)))
+        return f"{JOINT_NAMES[joint]} is at its limit"
+    at, start = forward(stop.goal.q).position_m, forward(start_q).position_m
+    # The tolerance is of the border, not of the start: from tick to tick it must not add up to a way out.
+    lowest = np.minimum(settings.workspace_min_m - WORTH_SAYING_M, start)
+    highest = np.maximum(settings.workspace_max_m + WORTH_SAYING_M, start)
+    outside = np.maximum(lowest - at, at - highest)
+    axis = int(np.argmax(outside))
+    if outside[axis] > 1e-9:
+        return f"the TCP is at the border of the workspace along {'xyz'[axis]}, at {at[axis]:.3f} m"
+    return closeness_refusal(stop.goal.q, start_q, settings)
 
 
 def limit_step(start: np.ndarray, wanted: np.ndarray, seconds: float, speed_limit: np.ndarray) -> np.ndarray:

@@ -69,6 +69,23 @@ def jacobian(q: np.ndarray) -> np.ndarray:
     return _pose_and_jacobian(q)[1]
 
 
+def jacobians(q: np.ndarray) -> np.ndarray:
+    """(T, 6, 6): `jacobian` of each row of q (T, 6) [rad], in a fraction of the time."""
+    sin, cos = np.sin(q)[..., None, None], np.cos(q)[..., None, None]
+    local = _ROLLS @ (np.eye(3) + sin * _CROSS + (1.0 - cos) * _CROSS2)  # (T, 6, 3, 3)
+    rotation, origin = local[:, 0], np.broadcast_to(LINK_ORIGINS_M[0], (len(q), 3))
+    axes, origins = [rotation @ JOINT_AXES[0]], [origin]
+    for i in range(1, 6):
+        origin = origin + rotation @ LINK_ORIGINS_M[i]  # (T, 3)
+        rotation = rotation @ local[:, i]
+        axes.append(rotation @ JOINT_AXES[i])
+        origins.append(origin)
+    axes = np.stack(axes, axis=-1)  # (T, 3, 6)
+    arm = (origin + rotation @ TCP_IN_LINK6_M)[..., None] - np.stack(origins, axis=-1)
+    linear = np.roll(axes, -1, 1) * np.roll(arm, -2, 1) - np.roll(axes, -2, 1) * np.roll(arm, -1, 1)
+    return np.concatenate([linear, axes], axis=1)
+
+
 def _pose_and_jacobian(q: np.ndarray) -> tuple[ArmPose, np.ndarray]:
     rotations, origins = link_frames(q)
     tcp = origins[5] + rotations[5] @ TCP_IN_LINK6_M

@@ -32,6 +32,19 @@ class Schedule:
         self._taken += 1
         return self._chunk.actions[self._taken - 1]
 
+    def peek(self) -> np.ndarray | None:
+        """What `take` would give now, without taking it."""
+        chunk, taken = (self._next, 0) if self._next is not None else (self._chunk, self._taken)
+        if chunk is None or (chunk is self._chunk and taken >= self._limit):
+            return None
+        return chunk.actions[taken]
+
+    @property
+    def next_period_s(self) -> float:
+        """Period of the action that `take` would give now."""
+        chunk = self._next or self._chunk
+        return chunk.period_s if chunk else 0.0
+
     def finish(self) -> None:
         """The action taken last has been executed."""
         self._done = self._taken

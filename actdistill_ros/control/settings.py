@@ -49,6 +49,26 @@ class DriverSettings:
     tracking_limit_rad: float
     late_ticks: int
     start_tolerance_rad: float
+    joint_acceleration_limit_rad_s2: float
+    joint_jerk_limit_rad_s3: float
+    tcp_speed_limit_m_s: float
+    tcp_turn_limit_rad_s: float
+    tcp_acceleration_limit_m_s2: float
+    tcp_jerk_limit_m_s3: float
+    self_clearance_m: float
+    singularity_slow_m: float
+    singularity_stop_m: float
+    teleop_timeout_s: float
+    teleop_hold_to_damping_s: float
+    jog_speed_m_s: float
+    jog_turn_rad_s: float
+    jog_acceleration_m_s2: float
+    jog_turn_acceleration_rad_s2: float
+    jog_jerk_m_s3: float
+    jog_turn_jerk_rad_s3: float
+    border_slowdown_s: float
+    trajectory_points_max: int
+    trajectory_speed_share: float
 
     def __post_init__(self) -> None:
         _check(self)
@@ -72,11 +92,16 @@ class DriverSettings:
         """(6,) fastest joint motion that a command may ask for [rad/s]."""
         return JOINT_VELOCITY_MAX * self.joint_speed_share
 
+    @property
+    def trajectory_speed_limit(self) -> np.ndarray:
+        """(6,) fastest joint motion on a trajectory of a planning tool [rad/s]."""
+        return JOINT_VELOCITY_MAX * self.trajectory_speed_share
 
-SHARES = ("speed_scale", "joint_speed_share")
-MAY_BE_ZERO = ("clock_skew_s", "gripper_tolerance", "table_clearance_m", "start_tolerance_rad")
+
+SHARES = ("speed_scale", "joint_speed_share", "trajectory_speed_share")
+MAY_BE_ZERO = ("clock_skew_s", "gripper_tolerance", "table_clearance_m", "start_tolerance_rad", "self_clearance_m")
 SIGNED = ("workspace_top_m", "table_z_m")
-INTEGERS = ("actions_max", "late_ticks")
+INTEGERS = ("actions_max", "late_ticks", "trajectory_points_max")
 RANGES = ("workspace_x_m", "workspace_y_m")
 
 
@@ -139,6 +164,16 @@ def _check(settings: DriverSettings) -> None:
         raise SettingsError(
             f"workspace_top_m {settings.workspace_top_m} is not above the table at {settings.table_z_m} m "
             f"with {settings.table_clearance_m} m clearance"
+        )
+    if settings.singularity_stop_m >= settings.singularity_slow_m:
+        raise SettingsError(
+            f"singularity_stop_m {settings.singularity_stop_m} is not below singularity_slow_m "
+            f"{settings.singularity_slow_m}"
+        )
+    if settings.jog_speed_m_s > settings.tcp_speed_limit_m_s or settings.jog_turn_rad_s > settings.tcp_turn_limit_rad_s:
+        raise SettingsError(
+            f"jogging at {settings.jog_speed_m_s} m/s and {settings.jog_turn_rad_s} rad/s is above "
+            f"tcp_speed_limit_m_s {settings.tcp_speed_limit_m_s} or tcp_turn_limit_rad_s {settings.tcp_turn_limit_rad_s}"
         )
 
 

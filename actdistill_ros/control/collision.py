@@ -1,0 +1,101 @@
+"""How close the arm is to itself and to the table: capsules around its links, with the sizes of urdf/x5.urdf."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from actdistill_ros.control.kinematics import link_frames
+
+
+@dataclass(frozen=True)
+class Capsule:
+    """From `start` to `end` [m] in the frame of `link` (0 is the base), `radius_m` thick."""
+
+    name: str
+    link: int
+    start: tuple[float, float, float]
+    end: tuple[float, float, float]
+    radius_m: float
+
+
+CAPSULES = (
+    Capsule("base", 0, (0.0, 0.0, 0.01), (0.0, 0.0, 0.04), 0.05),
+    Capsule("shoulder", 2, (0.0, -0.035, 0.0), (0.0, 0.035, 0.0), 0.032),
+    Capsule("upper arm", 2, (0.0, 0.0, 0.0), (-0.264, 0.0, 0.0), 0.026),
+    Capsule("elbow", 3, (0.0, -0.033, 0.0), (0.0, 0.033, 0.0), 0.03),
+    Capsule("forearm", 3, (0.02, 0.0, -0.03), (0.235, 0.0, -0.056), 0.022),
+    Capsule("wrist", 4, (0.0, -0.028, 0.0), (0.0, 0.028, 0.0), 0.026),
+    Capsule("wrist bracket", 4, (0.0, 0.0, -0.01), (0.06, 0.0, -0.07), 0.02),
+    Capsule("hand", 5, (0.0, 0.0, 0.0), (0.0, 0.0, 0.083), 0.024),
+    Capsule("palm", 6, (0.072, -0.028, 0.0), (0.072, 0.028, 0.0), 0.022),
+    Capsule("fingers", 6, (0.09, 0.0, 0.0), (0.13, 0.0, 0.0), 0.03),
+)
+NEAR_TABLE = ("elbow", "forearm", "wrist", "wrist bracket", "hand", "palm")
+"""What must stay above the table; the fingers reach down to it, and the TCP has a limit of its own."""
+_MOVES_AGAINST = {
+    "forearm": ("base",),
+    "wrist": ("base", "shoulder", "upper arm"),
+    "wrist bracket": ("base", "shoulder", "upper arm", "elbow"),
+    "hand": ("base", "shoulder", "upper arm", "elbow"),
+    "palm": ("base", "shoulder", "upper arm", "elbow", "forearm"),
+    "fingers": ("base", "shoulder", "upper arm", "elbow", "forearm"),
+}
+"""Pairs that can meet; the rest are neighbours in the chain or kept apart by the joint limits."""
+
+_INDEX = {capsule.name: i for i, capsule in enumerate(CAPSULES)}
+_PAIRS = np.array([(_INDEX[a], _INDEX[b]) for a, others in _MOVES_AGAINST.items() for b in others])  # (P, 2)
+_LOW = np.array([_INDEX[name] for name in NEAR_TABLE])
+_LINKS = np.array([capsule.link for capsule in CAPSULES])
+_ENDS = np.array([(capsule.start, capsule.end) for capsule in CAPSULES])  # (C, 2, 3)
+_RADII = np.array([capsule.radius_m for capsule in CAPSULES])
+_REACH = _RADII[_PAIRS].sum(axis=1)  # (P,)
+
+
+@dataclass(frozen=True)
+class Clearance:
+    """distance_m: of the closest pair, negative if they overlap; between: their names."""
+
+    distance_m: float
+    between: tuple[str, str]
+
+
+def clearance(q: np.ndarray, table_z_m: float) -> Clearance:
+    """The closest two parts of the arm, or part and table, at joints q (6,) [rad]."""
+    ends = _place(q)
+    first, second = ends[_PAIRS[:, 0]], ends[_PAIRS[:, 1]]
+    apart = _between(first[:, 0], first[:, 1], second[:, 0], second[:, 1]) - _REACH  # (P,)
+    above = ends[_LOW, :, 2].min(axis=1) - _RADII[_LOW] - table_z_m
+    pair, low = int(np.argmin(apart)), int(np.argmin(above))
+    if above[low] < apart[pair]:
+        return Clearance(float(above[low]), (NEAR_TABLE[low], "table"))
+    a, b = _PAIRS[pair]
+    return Clearance(float(apart[pair]), (CAPSULES[a].name, CAPSULES[b].name))
+
+
+def _place(q: np.ndarray) -> np.ndarray:
+    """(C, 2, 3) ends of the capsules in `base_link` [m]."""
+    rotations, origins = link_frames(q)
+    rotations = np.concatenate([np.eye(3)[None], rotations])[_LINKS]  # (C, 3, 3)
+    origins = np.concatenate([np.zeros((1, 3)), origins])[_LINKS]  # (C, 3)
+    return origins[:, None, :] + _ENDS @ rotations.transpose(0, 2, 1)
+
+
+def _between(p1: np.ndarray, q1: np.ndarray, p2: np.ndarray, q2: np.ndarray) -> np.ndarray:
+    """(P,) distances of the segments p1-q1 and p2-q2, all (P, 3)."""
+    d1, d2, r = q1 - p1, q2 - p2, p1 - p2
+    a, e, b = _dot(d1, d1), _dot(d2, d2), _dot(d1, d2)
+    c, f = _dot(d1, r), _dot(d2, r)
+    determinant = a * e - b * b
+    skew = determinant > 1e-12
+    s = np.where(skew, np.clip((b * f - c * e) / np.where(skew, determinant, 1.0), 0.0, 1.0), 0.0)
+    t = (b * s + f) / e
+    # Where the nearest point of the second lies beyond its end, that end decides the point of the first.
+    s = np.where(t < 0.0, np.clip(-c / a, 0.0, 1.0), np.where(t > 1.0, np.clip((b - c) / a, 0.0, 1.0), s))
+    t = np.clip(t, 0.0, 1.0)
+    return np.linalg.norm(r + d1 * s[:, None] - d2 * t[:, None], axis=1)
+
+
+def _dot(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return np.einsum("ij,ij->i", u, v)

@@ -1,0 +1,113 @@
+"""The commanded motion: where the joints are in it, and the piece that is being run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from actdistill_ros.control import envelope, leg
+from actdistill_ros.control.jog import Jogger
+from actdistill_ros.control.kinematics import forward
+from actdistill_ros.control.leg import Leg
+from actdistill_ros.control.motion import JointState, MotionError, MotionLimits, Planner, Segment, inside_limits
+from actdistill_ros.control.settings import DriverSettings
+
+BOUNDARY_S = 1e-6
+"""A piece that ends this soon has ended: sums of ticks are not exact."""
+TRAJECTORY_SHARE = 0.3
+"""Share of the acceleration and jerk limits that a trajectory of a planning tool may use."""
+
+
+class Mover:
+    """Moves only in pieces that were planned from the motion before them, so that nothing is a jump.
+
+    tcp: the commanded pose: where the piece in progress leads, or where the arm rests.
+    """
+
+    def __init__(self, settings: DriverSettings) -> None:
+        self._settings = settings
+        self._planner = _planner(settings, settings.joint_speed_limit, 1.0)
+        self._slow = _planner(settings, settings.trajectory_speed_limit, TRAJECTORY_SHARE)
+        self._jogger = Jogger(settings, self._planner)
+        self._jogging = False
+        self.rest_at(np.zeros(6))
+
+    def rest_at(self, q: np.ndarray) -> None:
+        """The arm is there and does not move: the only way to change the command without a motion."""
+        # Inside the limits: motors rest up to the start tolerance outside theirs.
+        self.state = JointState.at_rest(inside_limits(np.nan_to_num(q)))
+        self.segment: Segment | None = None
+        self._phase_s = 0.0
+        self._jogging = False
+        self.tcp = forward(self.state.q)
+
+    @property
+    def resting(self) -> bool:
+        return self.segment is None and self.state.resting
+
+    def brake(self) -> None:
+        """Come to rest as soon as the limits allow; does nothing to an arm at rest, whose pose stays as commanded."""
+        self._jogging = False
+        if self.state.resting:
+            self.segment = None
+            return
+        try:
+            self.run(self._planner.stop(self.state))
+            self.tcp = forward(self.segment.goal.q)
+        except MotionError:
+            self.rest_at(self.state.q)  # where no stop can be planned, standing still at once is what is left
+
+    def run(self, segment: Segment) -> None:
+        self.segment, self._phase_s, self._jogging = segment, 0.0, False
+
+    def plan(self, to: Leg, after: Leg | None, slow: bool = False) -> Segment:
+        """A piece from the motion now, along `to`; goes on at its end if there is a leg `after`. Raises MotionError."""
+        return leg.plan(self._slow if slow else self._planner, self.state, to, after, self._settings)
+
+    def advance(self, seconds: float, next_piece: Callable[[], bool], done: Callable[[], None]) -> None:
+        """Move along the pieces for that long, across as many of their ends as that takes.
+
+        next_piece: runs one and says so; where it does not, an arm in motion brakes. done: a piece has ended.
+        """
+        start, left_s = self.state.q, seconds
+        while left_s > BOUNDARY_S:
+            if self.segment is None and not next_piece():
+                self.brake()
+                if self.segment is None:
+                    break
+            step_s = min(left_s, self.segment.duration_s - self._phase_s)
+            self._phase_s += step_s
+            left_s -= step_s
+            self.state = self.segment.at(self._phase_s)
+            if self.segment.duration_s - self._phase_s < BOUNDARY_S:
+                self.state, self.segment = self.segment.goal, None
+                done()
+        self._last_line(start, seconds)
+
+    def jog(self, twist: np.ndarray, seconds: float) -> str:
+        """One tick along the twist (6,) in `base_link` [m/s, rad/s]; what slows or stops it, in words."""
+        if not self._jogging:
+            # The rest of a piece leads nowhere any more: the pose that is jogged is where the joints are.
+            self._jogger.start(self.state)
+            self.segment, self._jogging, self.tcp = None, True, forward(self.state.q)
+        start = self.state.q
+        try:
+            step = self._jogger.step(self.state, self.tcp, twist, seconds)
+        except MotionError as error:
+            self.brake()
+            return f"jog stopped: {error}"
+        self.state, self.tcp = step.state, step.tcp
+        self._last_line(start, seconds)
+        return step.why
+
+    def _last_line(self, start: np.ndarray, seconds: float) -> None:
+        """Whatever happened above, no command leaves faster than the limit or outside the joints' range."""
+        q = envelope.limit_step(start, self.state.q, seconds + BOUNDARY_S, self._settings.joint_speed_limit)
+        if not np.array_equal(q, self.state.q):
+            self.state = JointState(q, self.state.v, self.state.a)
+
+
+def _planner(settings: DriverSettings, speed: np.ndarray, share: float) -> Planner:
+    acceleration = np.full(6, settings.joint_acceleration_limit_rad_s2 * share)
+    return Planner(MotionLimits(speed, acceleration, np.full(6, settings.joint_jerk_limit_rad_s3 * share)))
