@@ -12,9 +12,11 @@ COMMANDS = {
     "up": ("actdistill_ros.up", "bring the arm up: driver, cameras, policy, monitor"),
     "collect": ("actdistill_ros.data.collect", "record episodes of the scripted expert"),
     "train": ("actdistill_ros.policy.train", "train a policy on recorded episodes"),
+    "distill": ("actdistill_ros.distill.command", "distil a teacher into a student that runs a share of its layers"),
     "eval": ("actdistill_ros.trials.evaluate", "closed-loop success of a checkpoint in the simulator, without ROS"),
     "trials": ("actdistill_ros.trials.run", "task trials through the running graph, with a report"),
     "bench images": ("actdistill_ros.bench.images", "image delivery and latency, camera to inference"),
+    "bench depth": ("actdistill_ros.bench.depth", "time of the decoder under a plan, against all layers"),
     "doctor": ("actdistill_ros.doctor", "what this machine has and what it lacks"),
 }
 """Each module has `add_arguments(parser)` and `run(args) -> exit code`."""

@@ -24,7 +24,7 @@ from actdistill_ros.msg import ActionChunk, ArmState, Routing
 from actdistill_ros.nodes import lifecycle, qos
 from actdistill_ros.nodes.arm_messages import chunk_message
 from actdistill_ros.nodes.image_messages import to_rgb
-from actdistill_ros.nodes.parameters import Setting, declare, value
+from actdistill_ros.nodes.parameters import Setting, attempt, declare, value
 from actdistill_ros.nodes.policy_messages import report_of, routing_message
 from actdistill_ros.nodes.stamps import capture_seconds
 from actdistill_ros.nodes.task_server import TaskServer
@@ -36,7 +36,7 @@ SETTINGS = (
     Setting("instruction", "", "what to do, without timeout, once active; empty: wait for a task", changeable=True),
     Setting("cameras", ["front", "wrist"], "cameras that the graph has"),
     Setting("device", "cpu", "where the policy runs: cpu, cuda, cuda:1"),
-    Setting("budget", 1.0, "allowed share of decoder compute", 0.01, 1.0, changeable=True),
+    Setting("budget", 0.0, "share of decoder compute; 0: what the policy was made for", 0.0, 1.0, changeable=True),
     Setting("timeout_s", 60.0, "timeout of a task that names none [s]; 0: none", 0.0, 86400.0, changeable=True),
     Setting("max_frame_age_s", 1.0, "a camera whose newest frame is older is silent [s]", 0.05, 60.0),
 )
@@ -80,6 +80,7 @@ class InferenceNode(LifecycleNode):
         if not value(self, "checkpoint"):
             raise ContractError("parameter checkpoint is empty, expected the folder of a policy, models/… for example")
         self._policy = PolicyRuntime.load(Path(value(self, "checkpoint")), value(self, "device"))
+        self._policy.set_budget(value(self, "budget") or None)
         cameras, present = self._policy.contract.cameras, value(self, "cameras")
         if lacking := [camera.name for camera in cameras if camera.name not in present]:
             raise ContractError(
@@ -151,12 +152,15 @@ class InferenceNode(LifecycleNode):
             self.get_logger().warning(warning)
 
     def _on_parameters(self, parameters) -> SetParametersResult:
-        """A new instruction replaces the running task; an empty one ends it."""
+        """A new instruction replaces the running task; an empty one ends it. A budget holds from the next step on."""
+        result = SetParametersResult(successful=True)
         for parameter in parameters:
+            if parameter.name == "budget" and self._policy:
+                result = attempt(partial(self._policy.set_budget, parameter.value or None))
             if parameter.name == "instruction" and self._active:
                 self.end("another instruction was given")
                 self._begin_from_parameter(parameter.value)
-        return SetParametersResult(successful=True)
+        return result
 
     def _watch(self) -> None:
         """Time passes: start a task once all is there, end it when it must end."""
@@ -230,12 +234,10 @@ class InferenceNode(LifecycleNode):
         self._gate.sent(result.chunk.stamp_s)
         self._task.stepped()
         latency_ms = {**result.latency_ms, "capture_to_chunk": (time.time() - observation.stamp_s) * 1e3}
-        routing = routing_message(observation.stamp_s, result.gates, result.executed, value(self, "budget"), latency_ms)
+        routing = routing_message(observation.stamp_s, result.gates, result.executed, result.budget, latency_ms)
         self._routing.publish(routing)
-        reason = self._gate.report.reason
-        self._server.stepped(
-            self._task.report(), routing.compute_share, result.latency_ms.get("step", math.nan), reason
-        )
+        step_ms, reason = result.latency_ms["step"], self._gate.report.reason
+        self._server.stepped(self._task.report(), routing.compute_share, step_ms, reason)
 
 
 def main(args: list[str] | None = None) -> int:

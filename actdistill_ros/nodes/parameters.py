@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
 
 Value = bool | int | float | str | list[str]
@@ -32,6 +33,15 @@ def declare(node: Node, *settings: Setting) -> None:
 def value(node: Node, name: str) -> Value:
     """The value of a declared parameter."""
     return node.get_parameter(name).value
+
+
+def attempt(change: Callable[[], None]) -> SetParametersResult:
+    """What became of a change: refused, with the reason, if it raises ValueError."""
+    try:
+        change()
+    except ValueError as error:
+        return SetParametersResult(successful=False, reason=str(error))
+    return SetParametersResult(successful=True)
 
 
 def _descriptor(setting: Setting) -> ParameterDescriptor:

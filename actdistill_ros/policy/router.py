@@ -61,15 +61,15 @@ class Router(nn.Module):
         return float(self.budgets[i]), float(self.thresholds[i])
 
     @torch.no_grad()
-    def calibrate(self, tokens: Tensor, present: Tensor) -> None:
+    def calibrate(self, scores: Tensor) -> None:
         """Find each budget's threshold: the lowest under which these inputs run, on average, no more than the budget.
 
-        tokens: (S, N, D); present: (S, N) bool; inputs that nothing was trained on.
+        scores: (S, L) at budget 0, of inputs that nothing was trained on.
         """
         for i, budget in enumerate(self.budgets.tolist()):
-            scores = self(tokens, present, torch.full((len(tokens),), budget))  # (S, L)
-            self.thresholds[i] = threshold(scores, self.always, budget)
-            self.shares[i] = ((scores > self.thresholds[i]) | self.always).float().mean()
+            shifted = scores + SHARPNESS * budget  # the budget moves all scores alike: more of it takes no layer away
+            self.thresholds[i] = threshold(shifted, self.always, budget)
+            self.shares[i] = ((shifted > self.thresholds[i]) | self.always).float().mean()
 
 
 def threshold(scores: Tensor, always: Tensor, budget: float) -> float:

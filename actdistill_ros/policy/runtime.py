@@ -53,7 +53,7 @@ class PolicyRuntime:
         self.contract, self.checkpoint_id = contract, checkpoint_id
         self._model, self._device = model, device
         self._tokenizer = Tokenizer(model.config.vocabulary)
-        self._planner = planner or self._planner_at(model.config.router.budget if model.router else 1.0)
+        self._planner = planner or self._planner_at(self._own_budget)
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> PolicyRuntime:
@@ -78,20 +78,26 @@ class PolicyRuntime:
         return PolicyRuntime(self._model, self.contract, self.checkpoint_id, self._device, planner)
 
     @property
+    def layers(self) -> int:
+        """Depth of the decoder."""
+        return self._model.config.layers
+
+    @property
     def budget(self) -> float:
         """Allowed share of decoder compute, on average over steps."""
         return self._planner.budget
 
-    def set_budget(self, budget: float) -> None:
-        """From the next step on; may be called while a step runs in another thread.
+    def set_budget(self, budget: float | None) -> None:
+        """From the next step on; None is the budget that the checkpoint was made for. May be called while a step runs in
+        another thread.
 
         Raises ContractError if the checkpoint cannot keep to it.
         """
-        self._planner = self._planner_at(budget)
+        self._planner = self._planner_at(self._own_budget if budget is None else budget)
 
-    def check_budget(self, budget: float) -> None:
-        """Raises ContractError if the checkpoint cannot keep to it."""
-        self._planner_at(budget)
+    @property
+    def _own_budget(self) -> float:
+        return self._model.config.router.budget if self._model.router else 1.0
 
     def _planner_at(self, budget: float) -> Planner:
         if self._model.router is None:

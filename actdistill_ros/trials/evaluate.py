@@ -34,12 +34,14 @@ class Order:
     execute: int | None
     film: bool
     threads: int
+    budget: float | None
+    plan: str
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One episode. first_mm: how far off the first look placed the block that mattered; frames: front camera, of
-    failures only."""
+    """One episode. first_mm: how far off the first look placed the block that mattered; frequency: share of the steps
+    in which each layer ran; frames: front camera, of failures only."""
 
     number: int
     task: str
@@ -50,8 +52,9 @@ class Outcome:
     first_mm: float
     step_ms: tuple[float, ...]
     decoder_ms: tuple[float, ...]
-    layers: float
-    layers_total: int
+    router_ms: tuple[float, ...]
+    budget: float
+    frequency: tuple[float, ...]
     frames: np.ndarray | None
 
 
@@ -65,6 +68,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", choices=TASKS, help="this task only")
     parser.add_argument("--held-out", action="store_true", help="instructions phrased as training never phrased them")
     parser.add_argument("--execute", type=int, help="actions run per chunk (default: what the contract says)")
+    parser.add_argument(
+        "--budget", type=float, help="share of decoder compute (default: what the checkpoint was made for)"
+    )
+    parser.add_argument(
+        "--plan",
+        default="router",
+        help="router (default; all layers where there is none), random (drawn anew in each step, within --budget), "
+        "or the layers to run: 0,1,2,11",
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--threads", type=int, default=1, help="torch threads of each worker")
     parser.add_argument("--json", type=Path, help="write what was measured to this file")
@@ -72,12 +84,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from actdistill_ros.policy import checkpoint
+    from actdistill_ros.policy.runtime import PolicyRuntime
 
     if args.episodes < 1:
         raise ContractError(f"--episodes is {args.episodes}, expected at least 1")
     check(args.suite, args.task)
-    checkpoint.load(args.checkpoint)  # an error here is one sentence; in a worker it would be a page
+    # An error here is one sentence; in a worker it would be a page.
+    planned(PolicyRuntime.load(args.checkpoint), args.budget, args.plan, 0)
     tasks = (args.task,) if args.task else TASKS
     episodes = [(i, tasks[i % len(tasks)], args.seed + i) for i in range(args.episodes)]
     outcomes = sorted(_all(args, episodes), key=lambda outcome: outcome.number)
@@ -106,6 +119,8 @@ def _all(args: argparse.Namespace, episodes: Sequence[tuple[int, str, int]]) -> 
             args.execute,
             film,
             args.threads,
+            args.budget,
+            args.plan,
         )
         for i in range(args.workers)
     ]
@@ -147,8 +162,27 @@ def _work(order: Order, queue) -> None:
     for number, task, seed in order.episodes:
         if not multiprocessing.parent_process().is_alive():
             return  # killed without a word: a worker must not go on for nobody
-        queue.put(episode(env, runtime, order, number, task, seed))
+        queue.put(episode(env, planned(runtime, order.budget, order.plan, seed), order, number, task, seed))
     env.close()
+
+
+def planned(runtime, budget: float | None, plan: str, seed: int):
+    """The runtime as `--budget` and `--plan` ask for it. Raises ContractError if the checkpoint cannot do that."""
+    if plan == "random":
+        return runtime.with_random_plans(runtime.budget if budget is None else budget, seed)
+    if plan != "router":
+        return runtime.with_plan(_layers(plan, runtime.layers))
+    runtime.set_budget(budget)
+    return runtime
+
+
+def _layers(plan: str, total: int) -> list[bool]:
+    words = plan.split(",")
+    if not all(word.isdecimal() and int(word) < total for word in words):
+        raise ContractError(
+            f"--plan {plan} is neither router nor random nor layers of 0 … {total - 1}, as in 0,1,{total - 1}"
+        )
+    return [str(i) in words for i in range(total)]
 
 
 def episode(env, runtime, order: Order, number: int, task: str, seed: int) -> Outcome:
@@ -179,8 +213,9 @@ def episode(env, runtime, order: Order, number: int, task: str, seed: int) -> Ou
         first_mm=first_mm,
         step_ms=tuple(r.latency_ms["step"] for r in results),
         decoder_ms=tuple(r.latency_ms["decoder"] for r in results),
-        layers=float(np.mean([r.executed.sum() for r in results])),
-        layers_total=len(results[0].executed),
+        router_ms=tuple(r.latency_ms["router"] for r in results),
+        budget=results[0].budget,
+        frequency=tuple(np.mean([r.executed for r in results], axis=0).tolist()),
         frames=np.stack(frames) if order.film and not success else None,
     )
 
@@ -188,7 +223,7 @@ def episode(env, runtime, order: Order, number: int, task: str, seed: int) -> Ou
 def report(outcomes: Sequence[Outcome], args: argparse.Namespace) -> dict:
     """The JSON body."""
     successes = [int(o.success) for o in outcomes]
-    layers, total = float(np.mean([o.layers for o in outcomes])), outcomes[0].layers_total
+    frequency = np.mean([o.frequency for o in outcomes], axis=0)
     return {
         "checkpoint": str(args.checkpoint),
         "suite": args.suite,
@@ -201,10 +236,13 @@ def report(outcomes: Sequence[Outcome], args: argparse.Namespace) -> dict:
             task: _rates([o for o in outcomes if o.task == task]) for task in dict.fromkeys(o.task for o in outcomes)
         },
         "mean_steps": float(np.mean([o.steps for o in outcomes])),
-        "budget": 1.0,
-        "decoder_flops_share": layers / total,
-        "layers_executed_mean": layers,
+        "budget": outcomes[0].budget,
+        "plan": args.plan,
+        "decoder_flops_share": float(frequency.mean()),
+        "layers_executed_mean": float(frequency.sum()),
+        "layer_frequency": frequency.tolist(),
         "decoder_ms": _percentiles([t for o in outcomes for t in o.decoder_ms]),
+        "router_ms": _percentiles([t for o in outcomes for t in o.router_ms]),
         "step_ms": _percentiles([t for o in outcomes for t in o.step_ms]),
         "first_look_mm": _percentiles([o.first_mm for o in outcomes]),
         "outcomes": successes,

@@ -1,0 +1,191 @@
+"""`actdistill distill`: a teacher into a student that runs a share of its layers; killed at any moment it resumes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from actdistill_ros.distill import controls, depth, estimate, judge, report
+from actdistill_ros.distill.graph import HeadConfig
+from actdistill_ros.distill.loop import DistillError, fit
+from actdistill_ros.distill.losses import StreamWeights
+from actdistill_ros.distill.probing import Probing, ProbingSettings
+from actdistill_ros.distill.student import Student, StudentSettings, held_out_curve
+from actdistill_ros.distill.teacher import DTYPES, Teacher
+from actdistill_ros.policy import checkpoint
+
+CURVE_BUDGETS = [0.25, 0.3, 0.35, 0.4, 0.47, 0.5, 0.6, 0.75, 1.0]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    plan, probing = StudentSettings(), ProbingSettings()
+    parser.add_argument("--teacher", type=Path, required=True, help="checkpoint of `actdistill train`")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="data sets of `actdistill collect`")
+    parser.add_argument(
+        "--budget", type=float, default=plan.budget, help="share of decoder compute (default: %(default)s)"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint folder of the student")
+    parser.add_argument("--work", type=Path, help="where an unfinished run lives (default: OUT with .training)")
+    parser.add_argument("--steps", type=int, default=plan.steps)
+    parser.add_argument("--probe-steps", type=int, default=probing.steps)
+    parser.add_argument("--batch", type=int, default=plan.batch)
+    parser.add_argument("--learning-rate", type=float, default=plan.learning_rate, help="of decoder and head")
+    parser.add_argument("--alpha", type=float, default=plan.streams.alpha, help="weight of the semantic stream; 0: off")
+    parser.add_argument("--beta", type=float, default=plan.streams.beta, help="weight of the action stream; 0: off")
+    parser.add_argument("--eta", type=float, default=plan.streams.eta, help="relations in the semantic stream; 0: off")
+    parser.add_argument("--output", type=float, default=plan.output, help="weight of the teacher's chunk; 0: off")
+    parser.add_argument("--no-graph", action="store_true", help="heads read the mean over tokens instead of the graph")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="of the matrix products; see `actdistill train --help`"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--save-every", type=int, default=100)
+    parser.add_argument(
+        "--controls",
+        nargs="*",
+        choices=controls.NAMES,
+        help=f"train and judge these rivals at the same mean depth too; all without a name: {', '.join(controls.NAMES)}",
+    )
+    parser.add_argument("--eval-episodes", type=int, default=100, help="episodes to judge by; 0: none")
+    parser.add_argument(
+        "--eval-seed", type=int, default=90_000, help="of the first; from 100000 on: final numbers only"
+    )
+    parser.add_argument("--eval-budgets", type=float, nargs="*", default=[], help="budgets to judge the student at too")
+    parser.add_argument("--dry-run", action="store_true", help="print what it would cost, and stop")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked for, in the words of the stages."""
+
+    settings: StudentSettings
+    heads: HeadConfig
+    probing: ProbingSettings
+
+
+def run(args: argparse.Namespace) -> int:
+    torch.set_num_threads(args.threads)
+    torch.set_flush_denormal(True)  # averages of rarely used weights decay into denormals, which cost a hundredfold
+    plan = _plan(args)
+    plan.settings.check()
+    work = args.work or args.out.with_name(f"{args.out.name}.training")
+    names = controls.chosen(args.controls)
+    _check_out(args.out, args.teacher, work)
+    teacher = Teacher(args.teacher, args.data, args.dtype)
+    depth.layers_within(plan.settings.budget, teacher.model.config.layers)
+    cost = estimate.of(teacher, plan.settings, plan.heads, plan.probing.steps, names, args.out.parent)
+    print(cost)
+    if args.dry_run:
+        return 0
+    cost.check()
+    start = time.monotonic()
+    heads, errors = _probe(teacher, plan.heads, plan.probing, work, args.save_every)
+    order = _order(teacher, work)
+    student = _train("student", teacher, heads, order, plan.settings, work, args.out, args.save_every)
+    rivals = [
+        _control(one, teacher, heads, order, plan, work, args.save_every)
+        for one in controls.make(names, order, teacher.model.config.layers, plan.settings)
+    ]
+    seconds = time.monotonic() - start
+    curve = held_out_curve(student, teacher, sorted({*CURVE_BUDGETS, plan.settings.budget}))
+    judged = judge.all_of(args, rivals, work)
+    found = report.Findings(
+        teacher=teacher.identity,
+        student=checkpoint.identity(args.out),
+        budget=plan.settings.budget,
+        order=order,
+        probe_errors=errors,
+        held_out=curve,
+        judged=judged,
+        latency=judge.latency(args),
+        seconds=seconds,
+        parameters=sum(p.numel() for p in student.parameters()),
+        router_parameters=sum(p.numel() for p in student.router.parameters()),
+    )
+    report.write(found, args, work, args.out)
+    print(f"{args.out}: a student of {teacher.identity}; {args.out / report.TEXT} says how good it is")
+    return 0
+
+
+def _check_out(out: Path, teacher: Path, work: Path) -> None:
+    """Never overwrite a checkpoint that this run did not make."""
+    if out.resolve() == teacher.resolve():
+        raise DistillError(f"--out {out} is the teacher itself; give a folder of the student's own.")
+    if (out / checkpoint.WEIGHTS).exists() and not (work / "student.pt").exists():
+        raise DistillError(f"{out} holds a finished checkpoint and {work} no run of it; give another --out.")
+
+
+def _plan(args: argparse.Namespace) -> Plan:
+    streams = StreamWeights(alpha=args.alpha, beta=args.beta, eta=args.eta)
+    settings = StudentSettings(
+        budget=args.budget,
+        steps=args.steps,
+        batch=args.batch,
+        learning_rate=args.learning_rate,
+        seed=args.seed,
+        streams=streams,
+        output=args.output,
+    )
+    probing = ProbingSettings(steps=args.probe_steps, batch=args.batch, seed=args.seed)
+    if min(args.steps, args.probe_steps, args.save_every) < 1:
+        raise DistillError("--steps, --probe-steps and --save-every must be 1 or more")
+    return Plan(settings, HeadConfig(graph=not args.no_graph), probing)
+
+
+def _probe(
+    teacher: Teacher, heads: HeadConfig, settings: ProbingSettings, work: Path, save_every: int
+) -> tuple[torch.nn.Module, list[float]]:
+    """The heads of stage 1, and each layer's probe error."""
+    stage = Probing(teacher, heads, settings, "probing" if heads.graph else "probing-no-graph")
+    fit(stage, work, save_every)
+    errors = stage.errors()
+    print("what each layer knows of the action (error, share of its variance):")
+    print("  ".join(f"{i}: {error:.3f}" for i, error in enumerate(errors)))
+    return stage.heads, errors
+
+
+def _order(teacher: Teacher, work: Path) -> list[int]:
+    """Computed once per teacher: it takes a while and the student's start depends on it."""
+    path = work / "order.json"
+    if path.exists() and (found := json.loads(path.read_text()))["teacher"] == teacher.settings:
+        return found["order"]
+    order = depth.elimination_order(teacher)
+    path.write_text(json.dumps({"teacher": teacher.settings, "order": order}) + "\n")
+    print(f"layers as they are best given up: {', '.join(map(str, order))}")
+    return order
+
+
+def _train(
+    name: str,
+    teacher: Teacher,
+    heads: torch.nn.Module,
+    order: list[int],
+    settings: StudentSettings,
+    work: Path,
+    out: Path,
+    save_every: int,
+):
+    """Train, or go on, and write the checkpoint; returns the finished policy."""
+    place = depth.places(order, teacher.model.config.layers)
+    stage = Student(name, teacher, heads, place, settings)
+    fit(stage, work, save_every)
+    model = stage.finished()
+    checkpoint.save(out, model, teacher.contract)
+    return model
+
+
+def _control(
+    control: controls.Control, teacher: Teacher, heads, order: list[int], plan: Plan, work: Path, save_every: int
+) -> controls.Control:
+    out = work / "controls" / control.name
+    if control.trained:
+        if not control.graph:
+            heads, _ = _probe(teacher, replace(plan.heads, graph=False), plan.probing, work, save_every)
+        _train(control.name, teacher, heads, order, control.settings, work, out, save_every)
+    return control

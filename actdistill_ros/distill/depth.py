@@ -1,0 +1,69 @@
+"""Which layers of the teacher can be missed: the order that the router starts from, and the best fixed plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from actdistill_ros.distill import losses
+from actdistill_ros.distill.loop import DistillError
+from actdistill_ros.distill.teacher import Given, Teacher, answer, autocast
+from actdistill_ros.policy.model import Prediction
+
+SAMPLES = 256
+
+
+@torch.no_grad()
+def elimination_order(teacher: Teacher, samples: int = SAMPLES, seed: int = 0) -> list[int]:
+    """Layers in the order in which they are best given up: each time the one whose absence, along with those given up
+    before, changes the teacher's chunks least. First and last layer are never given up and are not in the list."""
+    layers = teacher.model.config.layers
+    pool = teacher.samples.training
+    chosen = np.random.default_rng(seed).choice(pool, min(samples, len(pool)), replace=False)
+    given = teacher.give(teacher.batcher.at(chosen))
+    whole = teacher.answer(teacher.trace(given), given)
+    plan, order = [True] * layers, []
+    while candidates := [i for i in range(1, layers - 1) if plan[i]]:
+        costs = [_change(teacher, given, whole, [p and i != c for i, p in enumerate(plan)]) for c in candidates]
+        order.append(candidates[int(np.argmin(costs))])
+        plan[order[-1]] = False
+    return order
+
+
+def _change(teacher: Teacher, given: Given, whole: Prediction, plan: Sequence[bool]) -> float:
+    """How far the teacher's chunks under a plan are from those of all its layers, as in `losses.output`."""
+    gates = torch.tensor(plan, dtype=torch.float32).expand(len(given.tokens), -1)
+    with autocast(teacher.dtype):
+        less = answer(teacher.model, teacher.model.decoder.trace(given.tokens, given.present, gates), given)
+    return losses.output(less.motion, less.gripper, whole.motion, whole.gripper).item()
+
+
+def places(order: Sequence[int], layers: int) -> torch.Tensor:
+    """The budget at which each layer becomes worth running, (L,): the last to be given up is the first to come back."""
+    ranked = [0, layers - 1, *reversed(order)]
+    place = torch.empty(layers)
+    place[ranked] = (torch.arange(layers) + 0.5) / layers
+    return place
+
+
+def static_plan(order: Sequence[int], layers: int, budget: float) -> tuple[bool, ...]:
+    """The best fixed plan of a budget, rounded up to whole layers: a control is never given less than the student."""
+    dropped = set(order[: layers - layers_within(budget, layers)])
+    return tuple(i not in dropped for i in range(layers))
+
+
+def exit_plan(layers: int, budget: float) -> tuple[bool, ...]:
+    """The first layers only, as many as `static_plan` runs."""
+    return tuple(i < layers_within(budget, layers) for i in range(layers))
+
+
+def layers_within(budget: float, layers: int) -> int:
+    """Whole layers of a budget, rounded up. Raises DistillError if there is no room for the first and the last."""
+    count = int(np.ceil(budget * layers - 1e-6))
+    if count < 2:
+        raise DistillError(
+            f"budget {budget:g} of {layers} layers is less than the first and the last: give {2 / layers:.2f} or more"
+        )
+    return count

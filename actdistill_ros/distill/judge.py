@@ -1,0 +1,85 @@
+"""Closed-loop success of student, teacher and controls on the same seeds, each evaluation in a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from actdistill_ros.distill.controls import Control
+from actdistill_ros.distill.loop import DistillError
+from actdistill_ros.policy import checkpoint
+
+
+@dataclass(frozen=True)
+class Judged:
+    """name, meaning: for the report; body: what `actdistill eval --json` wrote."""
+
+    name: str
+    meaning: str
+    body: dict
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    meaning: str
+    folder: Path
+    words: tuple[str, ...] = ()
+
+
+def all_of(args: argparse.Namespace, rivals: Sequence[Control], work: Path) -> list[Judged]:
+    """Teacher first, then the student, its other budgets, and the controls; empty if nothing is to be judged, or if this
+    machine has no simulator. Evaluations that an earlier run finished are not repeated."""
+    if not args.eval_episodes:
+        return []
+    if find_spec("mujoco") is None:
+        print("no simulator here (module mujoco), so nothing is judged; run `actdistill eval` where there is one.")
+        return []
+    cases = [
+        Case("teacher", "all layers", args.teacher),
+        Case("student", f"routed, budget {args.budget:g}", args.out),
+        *(
+            Case(f"student at {b:g}", f"the same student, budget {b:g}", args.out, ("--budget", str(b)))
+            for b in args.eval_budgets
+        ),
+    ]
+    for one in rivals:
+        folder = work / "controls" / one.name if one.trained else args.out
+        cases.append(Case(one.name, one.meaning, folder, () if one.trained else ("--plan", "random")))
+    return [Judged(case.name, case.meaning, _evaluate(case, args, work / "eval")) for case in cases]
+
+
+def latency(args: argparse.Namespace, seconds: float = 15.0) -> dict:
+    """Teacher and student side by side in one process, by `actdistill bench depth`; empty where nothing is judged."""
+    if not args.eval_episodes or find_spec("mujoco") is None:
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "depth.json"
+        words = ["--checkpoint", str(args.out), "--seconds", str(seconds), "--threads", "1", "--json", str(path)]
+        code = subprocess.run([sys.executable, "-m", "actdistill_ros.cli", "bench", "depth", *words]).returncode
+        if code:
+            raise DistillError(f"actdistill bench depth {' '.join(words)} ended with exit code {code}")
+        return json.loads(path.read_text())
+
+
+def _evaluate(case: Case, args: argparse.Namespace, folder: Path) -> dict:
+    words = ["--episodes", str(args.eval_episodes), "--seed", str(args.eval_seed), *case.words]
+    # Named by the weights' content, so that an evaluation of other weights is never taken for this one's.
+    weights = checkpoint.identity(case.folder).partition("@")[2]
+    path = folder / f"{weights}{'_'.join(words).replace('--', '')}.json"
+    if not path.exists():
+        print(f"judging {case.name}: {case.meaning}", flush=True)
+        command = [sys.executable, "-m", "actdistill_ros.cli", "eval", "--checkpoint", str(case.folder), *words]
+        unfinished = path.with_suffix(".unfinished")
+        code = subprocess.run([*command, "--json", str(unfinished)]).returncode
+        if code:
+            raise DistillError(f"the evaluation of {case.name} ended with exit code {code}: {' '.join(command)}")
+        unfinished.replace(path)
+    return json.loads(path.read_text())

@@ -1,0 +1,91 @@
+"""Stage 1: what each layer of the frozen teacher says about the action."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from actdistill_ros.distill.graph import HeadConfig, LayerHeads
+from actdistill_ros.distill.loop import DistillError
+from actdistill_ros.distill.losses import Layers
+from actdistill_ros.distill.teacher import Given, Teacher, autocast
+from actdistill_ros.policy.batches import Batch
+
+
+@dataclass(frozen=True)
+class ProbingSettings:
+    steps: int = 400
+    batch: int = 64
+    learning_rate: float = 2e-3
+    seed: int = 0
+
+
+class Probing:
+    """Trains heads and probes on L_prep = mean_l MSE(â_l, a*), the whole chunk; a `loop.Stage`."""
+
+    def __init__(self, teacher: Teacher, heads: HeadConfig, settings: ProbingSettings, name: str = "probing") -> None:
+        torch.manual_seed(settings.seed)
+        self.teacher, self.config, self._settings = teacher, heads, settings
+        self.name, self.steps, self.step = name, settings.steps, 0
+        self.heads = make_heads(teacher, heads)
+        self.optimiser = torch.optim.AdamW(self.heads.parameters(), settings.learning_rate, weight_decay=0.01)
+        self.settings = json.dumps({**teacher.settings, **asdict(settings), "heads": asdict(heads)})
+
+    def update(self) -> dict[str, float]:
+        batch = self.teacher.batcher.train(self._settings.seed, self.step, self._settings.batch)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._settings.learning_rate * (1 - self.step / self.steps)
+        given = self.teacher.give(batch)
+        chunks = read(self.heads, self.teacher.trace(given), given, self.teacher.dtype).chunks
+        loss = layer_errors(chunks, batch).mean()
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.heads.parameters(), 1.0)
+        self.optimiser.step()
+        self.step += 1
+        return {"probe": loss.item()}
+
+    def state(self) -> dict:
+        return {"heads": self.heads.state_dict(), "optimiser": self.optimiser.state_dict()}
+
+    def restore(self, state: dict) -> None:
+        self.heads.load_state_dict(state["heads"])
+        self.optimiser.load_state_dict(state["optimiser"])
+
+    @torch.no_grad()
+    def errors(self, limit: int = 512) -> list[float]:
+        """Mean squared error of each layer's chunk on held-out episodes, as a share of the chunks' variance: 1 knows
+        nothing but the average, 0 is the expert."""
+        found, chunks = [], []
+        for batch in self.teacher.held_out(limit):
+            given = self.teacher.give(batch)
+            said = read(self.heads, self.teacher.trace(given), given, self.teacher.dtype).chunks
+            found.append(layer_errors(said, batch) * len(batch.chunk))
+            chunks.append(batch.chunk)
+        truth = torch.cat(chunks)  # (S, K, A)
+        error = torch.stack(found).sum(0) / len(truth)  # (L,)
+        return (error / truth.var(0, correction=0).mean().clamp(min=1e-8)).tolist()
+
+
+def make_heads(teacher: Teacher, config: HeadConfig) -> LayerHeads:
+    shape = teacher.model.config
+    if config.bottleneck % config.attention_heads:
+        raise DistillError(
+            f"a bottleneck of {config.bottleneck} cannot be shared by {config.attention_heads} attention heads"
+        )
+    return LayerHeads(shape.layers, shape.width, shape.chunk, shape.action_dim, config)
+
+
+def read(heads: LayerHeads, hidden: list[Tensor], given: Given, dtype: str) -> Layers:
+    """What the heads say of a trace, L of (B, N, D)."""
+    with autocast(dtype):
+        semantic, chunks = heads(hidden, given.present)
+    return Layers(semantic.float(), chunks.float())
+
+
+def layer_errors(chunks: Tensor, batch: Batch) -> Tensor:
+    """chunks: (L, B, K, A). Mean squared error of each layer, (L,)."""
+    return (chunks - batch.chunk).square().mean((1, 2, 3))

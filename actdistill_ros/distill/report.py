@@ -1,0 +1,181 @@
+"""What a distillation found: report.json for machines, report.md and report.png for people."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from actdistill_ros.distill.judge import Judged
+from actdistill_ros.trials.interval import paired_bootstrap
+
+TEXT, BODY, PICTURE = "report.md", "report.json", "report.png"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """order: layers as they are best given up; probe_errors: share of the action's variance that each layer misses;
+    held_out: rows of `student.held_out_curve`; latency: what `actdistill bench depth` found, side by side."""
+
+    teacher: str
+    student: str
+    budget: float
+    order: list[int]
+    probe_errors: list[float]
+    held_out: list[dict[str, float]]
+    judged: list[Judged]
+    latency: dict
+    seconds: float
+    parameters: int
+    router_parameters: int
+
+
+def write(found: Findings, args: argparse.Namespace, work: Path, out: Path) -> None:
+    from actdistill_ros.distill import plots
+
+    commands = [command(args), *evaluations(args)]
+    differences = {one.name: difference(one, found.judged[0]) for one in found.judged[1:]}
+    body = {**asdict(found), "differences": differences, "commands": commands, "settings": _settings(args)}
+    _replace(out / BODY, json.dumps(body, indent=1) + "\n")
+    picture = plots.draw(found, work, out / PICTURE)
+    _replace(out / TEXT, text(found, differences, commands, picture))
+
+
+def difference(one: Judged, teacher: Judged) -> dict[str, float]:
+    """Success minus the teacher's on the same seeds, in points, with its 95 % interval."""
+    mean, low, high = paired_bootstrap(one.body["outcomes"], teacher.body["outcomes"])
+    return {"points": 100 * mean, "low": 100 * low, "high": 100 * high}
+
+
+def command(args: argparse.Namespace) -> str:
+    """The command that made this student, with all that differs from nothing: the same words make the same weights."""
+    words = ["actdistill", "distill", "--teacher", args.teacher, "--data", *args.data, "--out", args.out]
+    for name in ("budget", "steps", "probe_steps", "batch", "learning_rate", "alpha", "beta", "eta", "output"):
+        words += [f"--{name.replace('_', '-')}", getattr(args, name)]
+    words += ["--dtype", args.dtype, "--seed", args.seed, "--threads", args.threads]
+    words += ["--no-graph"] if args.no_graph else []
+    words += ["--controls", *args.controls] if args.controls is not None else []
+    words += ["--eval-episodes", args.eval_episodes, "--eval-seed", args.eval_seed]
+    words += ["--eval-budgets", *args.eval_budgets] if args.eval_budgets else []
+    return shlex.join(map(str, words))
+
+
+def evaluations(args: argparse.Namespace) -> list[str]:
+    return [
+        shlex.join(
+            map(
+                str,
+                [
+                    *("actdistill", "eval", "--checkpoint", folder),
+                    *("--episodes", args.eval_episodes, "--seed", args.eval_seed),
+                    *extra,
+                ],
+            )
+        )
+        for folder, extra in ((args.teacher, ()), (args.out, ("--budget", args.budget)))
+        if args.eval_episodes
+    ]
+
+
+def text(found: Findings, differences: dict, commands: Sequence[str], picture: bool) -> str:
+    parts = [
+        f"# {found.student}\n",
+        f"Student of {found.teacher} for budget {found.budget:g}: {found.parameters / 1e6:.2f} M parameters, "
+        f"{found.router_parameters} of them the router's. Training took {found.seconds / 60:.0f} min.\n",
+    ]
+    if found.judged:
+        parts += [
+            "## Success in the closed loop\n",
+            _judged_table(found.judged, differences),
+            _verdict(found, differences),
+        ]
+    if found.latency:
+        parts += ["## Latency, teacher and student side by side in one process\n", _latency_table(found.latency)]
+    parts += [
+        "## Held-out episodes, open loop\n",
+        "Losses against the expert (motion, gripper) and against the teacher; the share of layers that ran is what the "
+        "calibrated thresholds gave.\n",
+        _rows(
+            ("budget", "layers run", "motion", "gripper", "to the teacher"),
+            [
+                (f"{r['budget']:g}", f"{r['share']:.1%}", *(f"{r[k]:.4f}" for k in ("motion", "gripper", "output")))
+                for r in found.held_out
+            ],
+        ),
+        "## What each layer of the teacher knows of the action\n",
+        "Error of the layer's probe as a share of the action's variance: 1 knows only the average, 0 is the expert.\n",
+        _rows([str(i) for i in range(len(found.probe_errors))], [[f"{e:.3f}" for e in found.probe_errors]]),
+        f"Layers as they are best given up: {', '.join(map(str, found.order))}; the first and the last always run.\n",
+    ]
+    if picture:
+        parts.append(f"![Success, losses, layers and probes]({PICTURE})\n")
+    parts += ["## Commands\n", "\n".join(f"    {line}" for line in commands) + "\n"]
+    return "\n".join(parts)
+
+
+def _judged_table(judged: Sequence[Judged], differences: dict) -> str:
+    rows = []
+    for one in judged:
+        body, (low, high) = one.body, one.body["ci95"]
+        apart = differences.get(one.name)
+        rows.append(
+            (
+                one.name,
+                one.meaning,
+                f"{body['success_rate']:.1%}",
+                f"{low:.0%} … {high:.0%}",
+                f"{apart['points']:+.1f} ({apart['low']:+.1f} … {apart['high']:+.1f})" if apart else "–",
+                f"{body['decoder_flops_share']:.1%}",
+                f"{body['layers_executed_mean']:.2f}",
+                *(f"{body[k]['p50']:.1f} / {body[k]['p95']:.1f}" for k in ("decoder_ms", "step_ms")),
+            )
+        )
+    first = judged[0].body
+    what = f"{first['episodes']} episodes of {first['suite']}, seeds from {first['seed']}, the same for all."
+    head = ("", "what runs", "success", "95 %", "to the teacher, points (95 %)", "decoder FLOPs", "layers")
+    return f"{what} Milliseconds are p50 / p95.\n\n" + _rows((*head, "decoder ms", "step ms"), rows)
+
+
+def _verdict(found: Findings, differences: dict) -> str:
+    """The smallest budget tried that stays within two points, in one sentence."""
+    students = [one for one in found.judged if one.name.startswith("student")]
+    good = [one for one in students if differences[one.name]["points"] >= -2.0]
+    if not good:
+        return "No budget that was tried keeps the student within 2 points of the teacher.\n"
+    least = min(good, key=lambda one: one.body["decoder_flops_share"])
+    return (
+        f"The smallest budget tried that stays within 2 points of the teacher is {least.body['budget']:g} "
+        f"({least.body['decoder_flops_share']:.1%} of the decoder's FLOPs).\n"
+    )
+
+
+def _latency_table(latency: dict) -> str:
+    rows = [
+        ("decoder", *(f"{latency[f'decoder_ms_{k}']:.2f}" for k in ("full", "plan")), f"{1 / latency['ratio']:.2f} ×"),
+        ("step", *(f"{latency[f'step_ms_{k}']:.2f}" for k in ("full", "plan")), f"{1 / latency['step_ratio']:.2f} ×"),
+    ]
+    return _rows(("p50, ms", "all layers", "student", "faster"), rows) + (
+        f"\n{latency['layers_executed']:.2f} of {latency['layers_total']} layers ran, so "
+        f"{latency['layers_total'] / latency['layers_executed']:.2f} × would be ideal; the router took "
+        f"{latency['router_share']:.1%} of a step. {latency['device']}, {latency['threads']} threads.\n"
+    )
+
+
+def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _settings(args: argparse.Namespace) -> dict:
+    return {
+        key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items() if key != "data"
+    } | {"data": [str(path) for path in args.data]}
+
+
+def _replace(path: Path, content: str) -> None:
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text(content)
+    unfinished.replace(path)

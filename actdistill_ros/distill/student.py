@@ -1,0 +1,250 @@
+"""Stage 2: the student, trained to act on a share of the teacher's layers."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from actdistill_ros.distill import losses
+from actdistill_ros.distill.graph import LayerHeads
+from actdistill_ros.distill.loop import DistillError
+from actdistill_ros.distill.losses import StreamWeights
+from actdistill_ros.distill.probing import read
+from actdistill_ros.distill.teacher import Given, Teacher, answer, autocast
+from actdistill_ros.policy import losses as task
+from actdistill_ros.policy.batches import Batch
+from actdistill_ros.policy.config import RouterConfig
+from actdistill_ros.policy.model import Policy, Prediction
+from actdistill_ros.policy.router import LOWEST_BUDGET, SHARPNESS, Router
+
+EMA = 0.995
+QUIET_AFTER = 0.7  # share of the training after which the gates are no longer shaken
+TRAINED = ("decoder.", "head.", "focus.")  # vision and projector stay the teacher's, as in the paper
+
+
+@dataclass(frozen=True)
+class StudentSettings:
+    """plan: run these layers in every step, without a router (controls); groups: parts of a batch that share a budget.
+
+    output: weight of the teacher's final chunk; compute: weight of the budget.
+    """
+
+    budget: float = 0.47
+    steps: int = 2000
+    batch: int = 64
+    groups: int = 4
+    learning_rate: float = 5e-4
+    new_rate: float = 2e-3
+    warmup: int = 50
+    seed: int = 0
+    streams: StreamWeights = field(default_factory=StreamWeights)
+    output: float = 1.0
+    compute: float = 20.0
+    plan: tuple[bool, ...] | None = None
+
+    def check(self) -> None:
+        """Raises DistillError if this cannot be trained."""
+        if not LOWEST_BUDGET <= self.budget <= 1.0:
+            raise DistillError(f"budget {self.budget:g} cannot be met; expected {LOWEST_BUDGET} … 1")
+        if self.batch % self.groups or self.batch < 2 * self.groups:
+            raise DistillError(
+                f"batch {self.batch} cannot be split into {self.groups} groups of at least 2 samples, which share a "
+                f"budget and are compared with each other; give a multiple of {self.groups} from {2 * self.groups} on"
+            )
+
+
+class Student:
+    """Model, heads, optimiser and averaged weights; a `loop.Stage`. Everything random is a function of seed and step."""
+
+    def __init__(
+        self, name: str, teacher: Teacher, heads: LayerHeads, place: Tensor, settings: StudentSettings
+    ) -> None:
+        """heads: as stage 1 left them, kept for the teacher and copied for the student; place: (L,) see `Router`."""
+        settings.check()
+        torch.manual_seed(settings.seed)
+        self.name, self.steps, self.step = name, settings.steps, 0
+        self.teacher, self._settings = teacher, settings
+        self.model = derive(teacher.model, place, settings)
+        self.heads = LayerHeads(len(place), teacher.model.config.width, heads.chunk, 7, heads.config)
+        self.heads.load_state_dict(heads.state_dict())
+        self._fixed = heads.requires_grad_(False)
+        self.average = {name: p.detach().clone() for name, p in self._trained().items()}
+        kept = [p for key, p in self.model.named_parameters() if p.requires_grad and not key.startswith("router.")]
+        new = [*self.heads.parameters(), *(p for p in self.model.router.parameters() if p.requires_grad)]
+        groups = [{"params": kept, "peak": settings.learning_rate}, {"params": new, "peak": settings.new_rate}]
+        self.optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+        self.settings = json.dumps({**teacher.settings, **asdict(settings), "heads": asdict(heads.config)})
+
+    def update(self) -> dict[str, float]:
+        settings = self._settings
+        rng = np.random.default_rng([settings.seed, 2, self.step])
+        batch = self.teacher.batcher.train(settings.seed, self.step, settings.batch)
+        given = self.teacher.give(batch)
+        gates, terms = self._gates(given, rng)
+        terms |= self._terms(batch, given, gates)
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["peak"] * rate_share(self.step, self.steps, settings.warmup)
+        self.optimiser.zero_grad(set_to_none=True)
+        sum(terms.values()).backward()
+        for group in self.optimiser.param_groups:
+            torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
+        self.optimiser.step()
+        self.step += 1
+        self._follow()
+        return {name: value.item() for name, value in terms.items()} | {"layers": gates.mean().item()}
+
+    def _gates(self, given: Given, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Gates (B, L), 0 or 1, whose gradient is that of the soft gates; and the loss of the budget."""
+        settings = self._settings
+        if settings.plan is not None:
+            return torch.tensor(settings.plan, dtype=torch.float32).expand(len(given.tokens), -1), {}
+        budgets = draw_budgets(rng, settings)
+        scores = self.model.router(given.tokens, given.present, budgets)  # (B, L)
+        shake = max(0.0, 1 - self.step / (QUIET_AFTER * self.steps))
+        uniform = torch.from_numpy(rng.uniform(1e-6, 1 - 1e-6, scores.shape).astype(np.float32))
+        gates = straight_through(scores + shake * torch.logit(uniform), self.model.router.always)
+        loss = settings.compute * losses.compute_budget(gates, budgets, settings.groups)
+        return gates, {"compute": loss}
+
+    def _terms(self, batch: Batch, given: Given, gates: Tensor) -> dict[str, Tensor]:
+        streams, dtype = self._settings.streams, self.teacher.dtype
+        taught = self.teacher.trace(given)
+        with autocast(dtype):
+            hidden = self.model.decoder.trace(given.tokens, given.present, gates)
+            said = answer(self.model, hidden, given)
+        terms = {"task": self._task(said, batch)}
+        if self._settings.output:
+            wanted = self.teacher.answer(taught, given)
+            distance = losses.output(said.motion, said.gripper, wanted.motion, wanted.gripper)
+            terms["output"] = self._settings.output * distance
+        if streams.alpha or streams.beta:
+            student = read(self.heads, hidden, given, dtype)
+            with torch.no_grad():
+                teacher = read(self._fixed, taught, given, dtype)
+            terms |= losses.dual_stream(student, teacher, batch.chunk, streams)
+        return terms
+
+    def _task(self, said: Prediction, batch: Batch) -> Tensor:
+        execute = self.teacher.contract.action.execute
+        return task.compute(said, batch.chunk, batch.aux, batch.state[:, -1], execute).total
+
+    def _trained(self) -> dict[str, Tensor]:
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        decay = min(EMA, (self.step + 1) / (self.step + 10))
+        live = self._trained()
+        torch._foreach_lerp_(list(self.average.values()), [live[name] for name in self.average], 1 - decay)
+
+    def state(self) -> dict:
+        return {
+            "model": self.model.state_dict(),
+            "heads": self.heads.state_dict(),
+            "average": self.average,
+            "optimiser": self.optimiser.state_dict(),
+        }
+
+    def restore(self, state: dict) -> None:
+        self.model.load_state_dict(state["model"])
+        self.heads.load_state_dict(state["heads"])
+        self.average = state["average"]
+        self.optimiser.load_state_dict(state["optimiser"])
+
+    @torch.no_grad()
+    def finished(self, limit: int = 1024) -> Policy:
+        """The policy to keep: averaged weights and calibrated thresholds, without the heads."""
+        model = Policy(self.model.config)
+        model.load_state_dict(self.model.state_dict() | self.average)
+        model.eval()
+        calibrate(model.router, self.teacher, limit)
+        return model
+
+
+def derive(teacher: Policy, place: Tensor, settings: StudentSettings) -> Policy:
+    """The teacher with a router, its front frozen. A fixed plan is a router that always chooses it."""
+    model = Policy(replace(teacher.config, router=RouterConfig(budget=settings.budget)))
+    missing, extra = model.load_state_dict(teacher.state_dict(), strict=False)
+    if extra or any(not name.startswith("router.") for name in missing):
+        raise DistillError(f"teacher and student differ in more than the router: {[*missing, *extra]}")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith((*TRAINED, *(() if settings.plan else ("router.",)))))
+    model.router.place.data.copy_(place)
+    if settings.plan is not None:
+        plan = torch.tensor(settings.plan)
+        model.router.always.copy_(plan)
+        model.router.place.data.copy_(torch.where(plan, 0.0, 1e6))
+    return model
+
+
+def straight_through(scores: Tensor, always: Tensor) -> Tensor:
+    """1 where the score is positive or the layer always runs, else 0; backwards as if it were sigmoid(score)."""
+    soft = scores.sigmoid()
+    hard = (scores > 0).float()
+    return (hard + soft - soft.detach()).masked_fill(always, 1.0)
+
+
+def draw_budgets(rng: np.random.Generator, settings: StudentSettings) -> Tensor:
+    """(B,): half of the groups get the budget that the student is made for, the others one each of equal parts of
+    the whole range."""
+    others = settings.groups // 2
+    strata = (np.arange(others) + rng.random(others)) / max(1, others)
+    drawn = LOWEST_BUDGET + (1.0 - LOWEST_BUDGET) * strata
+    groups = np.concatenate([np.full(settings.groups - others, settings.budget), drawn])
+    return torch.from_numpy(np.repeat(groups, settings.batch // settings.groups).astype(np.float32))
+
+
+def rate_share(step: int, steps: int, warmup: int) -> float:
+    """Share of the peak learning rate: a linear rise, then half a cosine down to 2 %."""
+    if step < warmup:
+        return (step + 1) / warmup
+    share = (step - warmup) / max(1, steps - warmup)
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+
+
+def calibrate(router: Router, teacher: Teacher, limit: int) -> None:
+    """Thresholds from held-out episodes; a router that always chooses one plan keeps to it at every budget."""
+    if router.place.max() > 1e5:
+        router.thresholds.zero_()
+        router.shares.fill_(router.always.float().mean().item())
+        return
+    scores = []
+    for batch in teacher.held_out(limit):
+        given = teacher.give(batch)
+        scores.append(router(given.tokens, given.present, torch.zeros(len(given.tokens))))
+    router.calibrate(torch.cat(scores))
+
+
+@torch.no_grad()
+def held_out_curve(model: Policy, teacher: Teacher, budgets: list[float], limit: int = 512) -> list[dict[str, float]]:
+    """At each budget, on held-out episodes: mean executed share, and losses against the expert (`motion`, `gripper`)
+    and against the teacher (`output`)."""
+    rows = []
+    for budget in budgets:
+        calibrated, threshold = model.router.at(budget)
+        parts: list[dict[str, float]] = []
+        for batch in teacher.held_out(limit):
+            given = teacher.give(batch)
+            scores = model.router(given.tokens, given.present, torch.full((len(given.tokens),), calibrated))
+            gates = ((scores > threshold) | model.router.always).float()
+            with autocast(teacher.dtype):
+                said = answer(model, model.decoder.trace(given.tokens, given.present, gates), given)
+            wanted = teacher.answer(teacher.trace(given), given)
+            found = task.compute(
+                said, batch.chunk, batch.aux, batch.state[:, -1], teacher.contract.action.execute
+            ).parts
+            parts.append(
+                {
+                    "share": gates.mean().item(),
+                    "motion": found["motion"].item(),
+                    "gripper": found["gripper"].item(),
+                    "output": losses.output(said.motion, said.gripper, wanted.motion, wanted.gripper).item(),
+                }
+            )
+        rows.append({"budget": budget, **{key: float(np.mean([p[key] for p in parts])) for key in parts[0]}})
+    return rows

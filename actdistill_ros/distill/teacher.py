@@ -1,0 +1,125 @@
+"""The frozen teacher: what it is given, what each of its layers holds, what it answers; nothing here is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from actdistill_ros.contract.contract import Contract
+from actdistill_ros.data.reader import Dataset
+from actdistill_ros.distill.loop import DistillError
+from actdistill_ros.policy import checkpoint
+from actdistill_ros.policy.batches import Batch, Batcher, Samples
+from actdistill_ros.policy.model import Policy, Prediction
+from actdistill_ros.policy.tokenizer import Tokenizer
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Given:
+    """What both decoders read: tokens (B, N, D), present (B, N) bool, seen (B, E) of the encoders."""
+
+    tokens: Tensor
+    present: Tensor
+    seen: Tensor
+
+
+class Teacher:
+    """A checkpoint in eval mode, all layers run, without gradients; computed anew for each batch, so that nothing can
+    belong to another sample or another teacher."""
+
+    def __init__(self, folder: Path, data: list[Path], dtype: str) -> None:
+        """Raises DistillError if the data do not fit the teacher, ContractError if it is no whole checkpoint."""
+        self.model, self.contract = checkpoint.load(folder)
+        if self.model.router is not None:
+            raise DistillError(f"{folder} has a router, so it is a student; expected a teacher that runs all layers.")
+        self.model.requires_grad_(False)
+        self.identity = checkpoint.identity(folder)
+        for one in data:
+            _check_fit(folder, self.contract, one)
+        config = self.model.config
+        self.samples = Samples(data, config.cameras, config.image_size)
+        _check_enough(self.samples)
+        self.batcher = Batcher(self.samples, Tokenizer(config.vocabulary), self.contract.active_statistics)
+        self.dtype = dtype
+        # Teacher by content, data by name: what a resumed run must have in common with the one that was killed.
+        self.settings = {"teacher": self.identity.partition("@")[2], "data": [str(one) for one in data], "dtype": dtype}
+
+    @torch.no_grad()
+    def give(self, batch: Batch) -> Given:
+        with autocast(self.dtype):
+            return Given(*(x.float() if x.dtype != torch.bool else x for x in embed(self.model, batch)))
+
+    @torch.no_grad()
+    def trace(self, given: Given) -> list[Tensor]:
+        """The residual stream after each layer, L of (B, N, D)."""
+        with autocast(self.dtype):
+            return self.model.decoder.trace(given.tokens, given.present)
+
+    @torch.no_grad()
+    def answer(self, hidden: list[Tensor], given: Given) -> Prediction:
+        """What the policy says from the last layer of `trace`."""
+        with autocast(self.dtype):
+            return answer(self.model, hidden, given)
+
+    def held_out(self, limit: int) -> Iterator[Batch]:
+        """Up to `limit` samples, evenly spread over the episodes that nothing is trained on, in batches of 64."""
+        pool = self.samples.validation
+        chosen = pool[np.linspace(0, len(pool) - 1, min(limit, len(pool))).astype(int)]
+        for part in np.array_split(chosen, max(1, len(chosen) // 64)):
+            yield self.batcher.at(part)
+
+
+def embed(model: Policy, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    return model.embed_inputs(batch.images, batch.instruction, batch.state, batch.pose_known)
+
+
+def answer(model: Policy, hidden: list[Tensor], given: Given) -> Prediction:
+    """hidden: L of (B, N, D), of which the last token of the last layer counts."""
+    return model.answer(model.decoder.norm(hidden[-1][:, -1]), given.seen).float()
+
+
+@contextmanager
+def autocast(dtype: str) -> Iterator[None]:
+    """Matrix products in `dtype`; on a CPU the flash kernel's backward pass takes half of a step of short sequences."""
+    with torch.autocast("cpu", DTYPES[dtype], enabled=dtype != "float32"), sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+def _check_fit(folder: Path, contract: Contract, data: Path) -> None:
+    found = Dataset.open(data)
+    lacking = [camera.name for camera in contract.cameras if camera.name not in found.cameras]
+    if lacking:
+        raise DistillError(
+            f"{folder} sees through {', '.join(c.name for c in contract.cameras)}; {data} has "
+            f"{', '.join(found.cameras) or 'no camera'}. Record it with camera {', '.join(lacking)}."
+        )
+    features = found.info["features"]
+    if "chunk" not in features:
+        raise DistillError(
+            f"{data} has no column chunk: the expert's next actions. Record it with `actdistill collect`."
+        )
+    expected = {
+        "frames per second": (1 / contract.action.period_s, found.info["fps"]),
+        "chunk": ((contract.action.chunk, len(contract.action.names)), tuple(features["chunk"]["shape"])),
+        "state": (len(contract.state), features["observation.state"]["shape"][-1]),
+    }
+    for what, (wanted, there) in expected.items():
+        if not np.allclose(wanted, there):
+            raise DistillError(f"{data}: {what} {there}, but {folder} was made for {wanted}; use data of its own kind.")
+
+
+def _check_enough(samples: Samples) -> None:
+    if not len(samples.validation):
+        raise DistillError(
+            f"{len(samples.instructions)} episodes are too few: every 40th is held out to find thresholds with, and "
+            "there is none. Record at least 40."
+        )
