@@ -10,26 +10,33 @@ from dataclasses import dataclass, replace
 
 from actdistill_ros.arm.backend import ArmBackend, ArmError, JointFeedback
 from actdistill_ros.contract.chunk import Chunk
-from actdistill_ros.control.driver import Driver, DriverState
+from actdistill_ros.control import trajectory
+from actdistill_ros.control.driver import Driver
+from actdistill_ros.control.driver_state import DriverState
 from actdistill_ros.control.modes import LIMP, Mode
+from actdistill_ros.control.operator import Twist
 from actdistill_ros.control.settings import DriverSettings
+from actdistill_ros.control.trajectory import Trajectory
 
 REST_S = 0.2
 """How long the arm holds before it damps when the loop ends, so that it comes to rest first."""
 EVENTS = 50
 """Events kept until somebody asks; the oldest go first."""
+RATE_WINDOW_S = 1.0
+"""Over how long the rate of the motors' answers is counted."""
 
 
 @dataclass(frozen=True)
 class LoopState:
     """driver: snapshot. events: since the last one. ticks, late_ticks: since the start; late by more than half a
-    period."""
+    period. answers_hz: how often the motors answered within the last second."""
 
     driver: DriverState
     feedback: JointFeedback
     events: tuple[str, ...]
     ticks: int
     late_ticks: int
+    answers_hz: float
 
 
 class DriverLoop:
@@ -41,6 +48,7 @@ class DriverLoop:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="arm driver", daemon=True)
         self._events: deque[str] = deque(maxlen=EVENTS)
+        self._answers_s: deque[float] = deque(maxlen=round(RATE_WINDOW_S * settings.rate_hz) + 1)
         self._ticks = self._late_ticks = 0
         self._lost = False
 
@@ -75,6 +83,32 @@ class DriverLoop:
         with self._lock:
             return self._driver.refuse(why)
 
+    def jog(self, twist: Twist) -> str:
+        with self._lock:
+            return self._driver.jog(twist)
+
+    def deadman(self, held: bool) -> None:
+        with self._lock:
+            self._driver.deadman(held)
+
+    def refuse_teleop(self, why: str) -> str:
+        with self._lock:
+            return self._driver.refuse_teleop(why)
+
+    def grip(self, opening: float) -> str:
+        with self._lock:
+            return self._driver.grip(opening)
+
+    def follow(self, wanted: Trajectory) -> str:
+        """Take the way if it is good as a whole. Judging takes too long for the lock: the arm must rest meanwhile."""
+        with self._lock:
+            start = self._driver.joints
+        way, why = trajectory.judge(wanted, start, self._clock(), self._settings)
+        if why:
+            return why
+        with self._lock:
+            return self._driver.follow(way)
+
     def set_mode(self, mode: Mode, reset: bool = False) -> str:
         """As `Driver.set_mode`; with `reset`, an arm that was lost is looked for again first."""
         with self._lock:
@@ -97,7 +131,9 @@ class DriverLoop:
             events = tuple(self._events)
             if not keep_events:
                 self._events.clear()
-            return LoopState(self._driver.state(), self._feedback, events, self._ticks, self._late_ticks)
+            since_s = self._clock() - RATE_WINDOW_S
+            answers_hz = sum(stamp_s > since_s for stamp_s in self._answers_s) / RATE_WINDOW_S
+            return LoopState(self._driver.state(), self._feedback, events, self._ticks, self._late_ticks, answers_hz)
 
     def _connect(self) -> None:
         self._arm.close()
@@ -125,6 +161,8 @@ class DriverLoop:
             return
         try:
             self._feedback = self._arm.read()
+            if not self._answers_s or self._feedback.stamp_s != self._answers_s[-1]:
+                self._answers_s.append(self._feedback.stamp_s)
             tick = self._driver.tick(self._feedback)
             self._events.extend(tick.events)
             if tick.command is None:
