@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from actdistill_ros import run_folder
+from actdistill_ros.arm import can
+from actdistill_ros.arm.backend import ArmError
 from actdistill_ros.contract import contract
 from actdistill_ros.contract.contract import Contract
 from actdistill_ros.sim.layout import CAMERAS as SIM_CAMERAS
@@ -37,6 +39,8 @@ class Argument:
 ARGUMENTS = (
     Argument("hardware", "which arm: the simulated world, the vendor SDK over an emulated bus, or the real arm", "sim",
              ("sim", "sdk_sim", "real")),
+    Argument("can", "CAN interface of the real arm", "can0"),
+    Argument("devices", "video devices of the real cameras, in the cameras' order, comma separated", ""),
     Argument("checkpoint", "folder of the policy, relative to here or to the package", "models/tabletop-teacher"),
     Argument("instruction", "what the arm should do, in words; empty: wait for execute_task", ""),
     Argument("namespace", "ROS namespace of every node, for example left_arm; empty: none", ""),
@@ -116,32 +120,37 @@ def plan(
     values: Mapping[str, str],
     find: Callable[[str, str], Path | None] = find_executable,
     environment: Mapping[str, str] = os.environ,
+    bus: Callable[[str], can.CanBus] = can.SocketCan,
 ) -> Graph:
     """The graph for these argument values (missing ones take their defaults).
 
+    bus: the CAN interface of that name, looked at if the arm is the real one.
     Raises BringupError or ContractError if any value does not fit; nothing is started and nothing is written.
     """
     value = _complete(values)
     hardware = value["hardware"]
-    if hardware != "sim":
-        raise BringupError(
-            f"hardware:={hardware} needs a driver backend that this version does not have yet. Use hardware:=sim."
-        )
+    real = hardware == "real"
+    if real:
+        _refuse_without_can(value["can"], bus)
     base = share()
     namespace = _namespace(value["namespace"])
     checkpoint, promise = _checkpoint(value["checkpoint"], base)
-    cameras = _cameras(value["cameras"], promise, checkpoint)
+    cameras = _cameras(value["cameras"], promise, checkpoint, () if real else SIM_CAMERAS)
+    devices = _devices(value["devices"], cameras, real)
     record = _record(value["record"])
     folder = run_folder.path(namespace, environment)
     autostart = value["autostart"] == "true"
     picture, notes = _picture(value["rviz"] == "true", base, find)
     # Two publishers of the arm's links would fight on /tf; without the other one the driver publishes them if it can.
     links = {"publish_tf": False} if any(node.name == "robot_state_publisher" for node in picture) else {}
+    sim = [_sim_world(value, cameras, folder)] + ([_emulated_bus(folder)] if hardware == "sdk_sim" else [])
     nodes = [
-        _sim_world(value, cameras, folder),
-        NodeSpec(DRIVER, DRIVER, {"hardware": hardware, "sim_endpoint": str(folder), "autostart": autostart, **links}),
+        *([] if real else sim),
+        NodeSpec(DRIVER, DRIVER, {"hardware": hardware, "sim_endpoint": str(folder), "autostart": autostart,
+                                  **({"can_interface": value["can"]} if real else {}), **links}),
         NodeSpec("camera_node", "camera_node",
-                 {"backend": hardware, "cameras": cameras, "sim_endpoint": str(folder), "autostart": autostart}),
+                 {"backend": "v4l2" if real else "sim", "cameras": cameras, "sim_endpoint": str(folder),
+                  "autostart": autostart, **devices}),
         NodeSpec("inference_node", "inference_node",
                  {"checkpoint": str(checkpoint), "instruction": value["instruction"], "cameras": cameras,
                   "autostart": autostart}),
@@ -192,13 +201,37 @@ def _checkpoint(text: str, base: Path) -> tuple[Path, Contract]:
     )
 
 
-def _cameras(text: str, promise: Contract, checkpoint: Path) -> tuple[str, ...]:
+def _refuse_without_can(name: str, bus: Callable[[str], can.CanBus]) -> None:
+    """Before anything starts; the driver looks again, and closer, when it connects."""
+    try:
+        can.check_name(name)
+        if why := can.link_refusal(name, bus(name).link()):
+            raise BringupError(f"hardware:=real: {why}")
+    except ArmError as error:
+        raise BringupError(f"hardware:=real: {error}") from None
+
+
+def _devices(text: str, cameras: tuple[str, ...], real: bool) -> dict[str, str]:
+    """Parameters that say which video device each camera is."""
+    given = tuple(word.strip() for word in text.split(",")) if text else ()
+    if not real and not given:
+        return {}
+    if not real or len(given) != len(cameras):
+        raise BringupError(
+            f"devices:={text} names {len(given)} video devices. hardware:=real needs one for each of the cameras "
+            f"{', '.join(cameras)}, for example devices:=/dev/video0,/dev/video2; other hardware has none."
+        )
+    return {f"{camera}.device": device for camera, device in zip(cameras, given, strict=True)}
+
+
+def _cameras(text: str, promise: Contract, checkpoint: Path, known: tuple[str, ...]) -> tuple[str, ...]:
+    """known: names of the cameras that there are; empty if any may be."""
     needed = tuple(camera.name for camera in promise.cameras)
     given = tuple(name.strip() for name in text.split(",")) if text else needed
     for name in given:
-        if name not in SIM_CAMERAS:
+        if known and name not in known:
             raise BringupError(f"cameras:={text or ','.join(given)}: the simulated world has no camera {name!r}; "
-                               f"it has {', '.join(SIM_CAMERAS)}.")  # fmt: skip
+                               f"it has {', '.join(known)}.")  # fmt: skip
     if len(set(given)) != len(given):
         raise BringupError(f"cameras:={text} names a camera twice.")
     if not set(needed) <= set(given):
@@ -224,6 +257,11 @@ def _sim_world(value: Mapping[str, str], cameras: tuple[str, ...], folder: Path)
     }
     arguments = tuple(word for name, text in options.items() for word in (f"--{name}", text))
     return NodeSpec("sim_world", "sim_world", arguments=arguments, ros=False, ready="ready")
+
+
+def _emulated_bus(folder: Path) -> NodeSpec:
+    arguments = ("--folder", str(folder), "--world", str(folder))
+    return NodeSpec("emulated_bus", "emulated_bus", arguments=arguments, ros=False, ready="ready")
 
 
 def _picture(

@@ -40,10 +40,11 @@ def until(condition: Callable[[], object], what: str, seconds: float = WAIT_S):
 class Bus:
     """An emulated bus, and one arm on it at a time."""
 
-    def __init__(self, folder: Path, model: str = "X5") -> None:
+    def __init__(self, folder: Path, model: str = "X5", start: np.ndarray = START) -> None:
         self.folder, self.model = folder, model
         self.motors = {motor.id: motor for motor in MODELS[model]}
         command = [sys.executable, "-m", "actdistill_ros.arm.emulated.bus", "--folder", str(folder), "--model", model]
+        command.append("--start=" + ",".join(str(value) for value in start))
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         while (line := self.process.stdout.readline()).strip() != "ready":
             assert line, "the emulated bus did not start"

@@ -195,8 +195,15 @@ def test_a_second_driver_in_the_namespace_is_refused_by_name(robot, tmp_path, ca
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
-        ({"hardware": "real"}, "hardware real needs a backend that this version does not have; use hardware:=sim"),
-        ({"hardware": "sdk_sim"}, "hardware sdk_sim needs a backend"),
+        (
+            {"hardware": "real", "can_interface": "can77", "connect_timeout_s": 0.0},
+            "no interface can77 here",
+        ),
+        (
+            {"hardware": "sdk_sim", "sim_endpoint": "/nowhere", "connect_timeout_s": 0.0},
+            "no emulated bus at /nowhere/can0.ctl",
+        ),
+        ({"hardware": "sdk_sim"}, "parameter sim_endpoint is empty"),
         ({"hardware": "ur5"}, "parameter hardware is 'ur5', expected one of sim, sdk_sim, real"),
         ({}, "parameter sim_endpoint is empty"),
         (

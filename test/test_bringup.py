@@ -11,6 +11,7 @@ import pytest
 import rclpy
 
 from actdistill_ros import bringup, run_folder
+from actdistill_ros.arm import can
 from actdistill_ros.bringup import ARGUMENTS, BringupError, plan
 from actdistill_ros.contract.contract import ActionSpace, CameraSpec, Contract, ContractError, Statistics
 from actdistill_ros.run_folder import RunFolder, RunFolderError
@@ -66,8 +67,9 @@ def test_cameras_are_those_of_the_checkpoint_unless_given(checkpoint):
 @pytest.mark.parametrize(
     "given, says",
     [
-        ({"hardware": "real"}, "hardware:=real needs a driver backend"),
-        ({"hardware": "sdk_sim"}, "hardware:=sdk_sim needs a driver backend"),
+        ({"hardware": "real", "can": "can77"}, "hardware:=real: no interface can77 here"),
+        ({"hardware": "real", "can": "eth0"}, "hardware:=real: interface eth0 is a network card"),
+        ({"devices": "/dev/video0"}, "devices:=/dev/video0 names 1 video devices"),
         ({"hardware": "toy"}, "not one of sim, sdk_sim, real"),
         ({"namespace": "left arm"}, "not a ROS name"),
         ({"namespace": "/left/"}, "not a ROS name"),
@@ -101,6 +103,55 @@ def test_a_checkpoint_without_a_valid_contract_is_refused(checkpoint):
     (checkpoint / "contract.json").write_text(json.dumps(body))
     with pytest.raises(ContractError, match="do not match their hash"):
         graph(checkpoint)
+
+
+class Can:
+    """An interface in a given state."""
+
+    def __init__(self, link):
+        self._link = link
+
+    def link(self):
+        return self._link
+
+
+def real(checkpoint, link=can.Link(True, can.BITRATE, "error-active", ()), **given):
+    values = {"checkpoint": str(checkpoint), "hardware": "real", "devices": "/dev/video0,/dev/video2", **given}
+    return plan(values, nothing_installed, {}, bus=lambda name: Can(link))
+
+
+def test_the_real_arm_has_no_world_and_real_cameras(checkpoint):
+    nodes = by_name(real(checkpoint, can="can1"))
+    assert list(nodes) == ["arm_driver_node", "camera_node", "inference_node", "monitor_node"]
+    assert nodes["arm_driver_node"].parameters["hardware"] == "real"
+    assert nodes["arm_driver_node"].parameters["can_interface"] == "can1"
+    camera = nodes["camera_node"].parameters
+    assert (camera["backend"], camera["front.device"], camera["wrist.device"]) == ("v4l2", "/dev/video0", "/dev/video2")
+
+
+@pytest.mark.parametrize(
+    "given, says",
+    [
+        ({"link": can.Link(False, can.BITRATE, "stopped", ())}, "hardware:=real: can0 is down: sudo ip link set can0"),
+        ({"link": can.Link(True, 500_000, "error-active", ())}, "can0 has bitrate 500000"),
+        ({"link": can.Link(True, can.BITRATE, "bus-off", ())}, "can0 is bus-off"),
+        ({"devices": "/dev/video0"}, "needs one for each of the cameras front, wrist"),
+        ({"devices": ""}, "for example devices:=/dev/video0,/dev/video2"),
+    ],
+)
+def test_a_real_arm_that_cannot_be_reached_is_refused_before_anything_starts(checkpoint, given, says):
+    with pytest.raises(BringupError) as refusal:
+        real(checkpoint, **given)
+    assert says in str(refusal.value)
+
+
+def test_behind_the_vendor_sdk_the_emulated_bus_hangs_on_the_world_that_started_before_it(checkpoint):
+    made = graph(checkpoint, hardware="sdk_sim")
+    assert [node.name for node in made.nodes][:3] == ["sim_world", "emulated_bus", "arm_driver_node"]
+    nodes = by_name(made)
+    assert set(nodes["emulated_bus"].arguments) == {"--folder", "--world", str(made.folder)}
+    assert nodes["arm_driver_node"].parameters["hardware"] == "sdk_sim"
+    assert nodes["camera_node"].parameters["backend"] == "sim"
 
 
 def test_rviz_is_shown_where_it_is_installed_and_may_be_closed(checkpoint):

@@ -58,6 +58,7 @@ class BusMonitor:
         self._forgiven_s = NEVER
         self.commanded_s = NEVER
         self.foreign: int | None = None
+        self.error: int | None = None
         self.other_model = ""
         self.link_fault = ""
 
@@ -90,11 +91,14 @@ class BusMonitor:
 
     def _answered(self, index: int, data: bytes, now_s: float) -> None:
         track = self.tracks[index]
-        track.answer, track.answered_s = data, now_s
-        if track.owed > 0.0:
+        if now_s - track.answered_s > self._settings.answer_timeout_s:
+            track.owed = 0.0  # it was away: what it did not hear it does not owe
+        elif track.owed > 0.0:
             track.owed -= 1.0
+        track.answer, track.answered_s = data, now_s
 
     def _error(self, identifier: int) -> None:
+        self.error = identifier
         if identifier & ERROR_BUS_OFF:
             self.link_fault = "bus-off"
         elif identifier & ERROR_RESTARTED:

@@ -22,16 +22,12 @@ from actdistill_ros.arm import sdk_wire as wire
 from actdistill_ros.arm.backend import ArmError
 from actdistill_ros.arm.bus_monitor import BusMonitor, foreign_words
 from actdistill_ros.arm.can import CanBus, SocketCan
-from actdistill_ros.arm.frames import FRAME, damping
+from actdistill_ros.arm.damper import LINGER_S, Damper, hear, rescue
 from actdistill_ros.arm.sdk_settings import SdkSettings
 
 PERIOD_S = 0.005
-REPEAT_S = 0.05  # between rounds of damping frames
-QUIET_S = 0.005  # no frame for so long: what the dead SDK had queued is gone
-LINGER_S = 30.0  # how long motors that do not acknowledge are tried after the driver left
 REST_S = 0.2
 FIRST_S = 1.5  # a connecting SDK that has begun to talk is ready, or stuck, after this
-GRIPPER_KD = 0.2
 WORDS = 6  # last lines of the SDK that may explain its end
 
 
@@ -41,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--interface", required=True)
     parser.add_argument("--emulated", type=Path)
     parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--after", type=int, help="only damp, once this SDK process without a guard has ended")
     args = parser.parse_args(argv)
     driver = socket.socket(fileno=args.fd)
     driver.setblocking(False)
@@ -49,8 +46,12 @@ def main(argv: list[str] | None = None) -> int:
         from actdistill_ros.arm.emulated.link import EmulatedCan
 
         bus = EmulatedCan(args.interface, args.emulated)
+    settings = SdkSettings.from_json(args.settings)
     try:
-        guard = Guard(bus, SdkSettings.from_json(args.settings), driver)
+        if args.after is not None:
+            rescue(bus, settings, args.after)
+            return 0
+        guard = Guard(bus, settings, driver)
     except (ArmError, OSError) as error:
         wire.give(driver, wire.words(fault=str(error)))
         return 1
@@ -75,9 +76,9 @@ class Guard:
         self._share, self._sent_s = 0.0, 0.0
         self._told: dict[str, str] = {}
         self._leaving_s: float | None = None
+        self._bus_gone = False
         self._orderly = False
-        self._damped_s = 0.0
-        self._acknowledged = False
+        self._damper = Damper(self._listener, self._monitor, settings)
         self._selector = selectors.DefaultSelector()
         self._start_sdk()
         for connection, handle in (
@@ -123,22 +124,16 @@ class Guard:
     def _over(self) -> bool:
         if self._leaving_s is None or self._process.poll() is None:
             return False
-        return self._acknowledged or time.monotonic() - self._leaving_s > LINGER_S
+        return self._damper.acknowledged or time.monotonic() - self._leaving_s > LINGER_S
 
     # -- what is heard
     def _on_frames(self) -> None:
-        take, receive = self._monitor.take, self._listener.recv
         try:
-            for _ in range(64):
-                packet = receive(16)
-                if len(packet) < FRAME.size:
-                    self._selector.unregister(self._listener)
-                    self._fail("the bus itself is gone: was the adapter unplugged?")
-                    return
-                identifier, _, data = FRAME.unpack(packet)
-                take(identifier, data, time.monotonic())
-        except BlockingIOError:
-            return
+            if self._bus_gone or hear(self._listener, self._monitor):
+                return
+            self._bus_gone = True
+            self._selector.unregister(self._listener)
+            self._fail("the bus itself is gone: was the adapter unplugged?")
         except OSError as error:
             self._monitor.link_fault = error.strerror or "unusable"
 
@@ -198,8 +193,8 @@ class Guard:
         self._report(now)
         if self._leaving_s is not None and not dead:
             self._let_go(now)
-        if self._process.poll() is not None and not self._acknowledged:
-            self._damp(now)
+        if self._process.poll() is not None:
+            self._damper.tick(now)
 
     def _watch(self, now: float) -> None:
         settings, monitor = self._settings, self._monitor
@@ -234,8 +229,10 @@ class Guard:
         code = self._process.returncode
         how = f"ended with exit code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
         self._on_frames()
-        if self._monitor.foreign is not None:
-            return f"the vendor SDK {how} because {foreign_words(self._monitor.foreign)}"
+        choked = any("invalid can_id" in line for line in self._lines)
+        culprit = self._monitor.foreign if self._monitor.foreign is not None else self._monitor.error
+        if choked and culprit is not None:
+            return f"the vendor SDK {how} because {foreign_words(culprit)}"
         return f"the vendor SDK {how}" + (f": {self._lines[-1]}" if self._lines[-1] else "")
 
     def _fail(self, reason: str) -> None:
@@ -243,7 +240,7 @@ class Guard:
         if not self._reason:
             self._reason = reason
             self._kill()
-            self._damp(time.monotonic())
+            self._damper.tick(time.monotonic())
             wire.give(self._driver, wire.words(fault=reason))
 
     def _let_go(self, now: float) -> None:
@@ -259,18 +256,6 @@ class Guard:
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
-
-    def _damp(self, now: float) -> None:
-        """One round of damping frames every so often, until each motor that lives has acknowledged one."""
-        self._on_frames()
-        monitor = self._monitor
-        if self._damped_s and monitor.commanded_s < self._damped_s and monitor.acknowledged(self._damped_s):
-            self._acknowledged = True
-        elif now - self._damped_s > REPEAT_S and now - monitor.commanded_s > QUIET_S:
-            self._damped_s = now
-            kds = (*self._settings.damping_kd, GRIPPER_KD)
-            for motor, kd in zip(monitor.motors, kds, strict=True):
-                wire.give(self._listener, FRAME.pack(motor.id, 8, damping(motor, kd)))
 
     def _report(self, now: float) -> None:
         answers = self._monitor.answers()

@@ -23,6 +23,8 @@ from actdistill_ros.arm.sdk_settings import SdkSettings
 OPEN_READOUT_RAD = 5.03  # gripper motor at opening 1, in the vendor SDK's configuration
 END_S = 1.0
 """How long an orderly end may take: damping seen on the bus, then acknowledged by the motors."""
+RESCUE_S = 2.0
+"""How long a new connection waits for what is left of the one before."""
 SILENT_S = 0.5
 """A guard reports every 5 ms; one that does not for so long is gone or stopped."""
 
@@ -45,10 +47,14 @@ class SdkArm:
         self._values: tuple[float, ...] | None = None
         self._sequence = 0
         self._heard_s = time.monotonic()
+        self._pid = 0
 
     def connect(self) -> JointFeedback:
-        self._end_guard()
         can.check_name(self._bus.name)
+        # While the bus is unusable the guard of the connection before goes on trying to damp the motors.
+        if why := can.link_refusal(self._bus.name, self._bus.link()):
+            raise ArmError(why)
+        self._end_guard()
         can.preflight(self._bus)
         self._clear()
         self._start_guard()
@@ -69,7 +75,11 @@ class SdkArm:
         if self._connection is None:
             raise ArmError(self._fault or f"the arm on {self._bus.name} is not connected")
         if time.monotonic() - self._heard_s > SILENT_S:
-            self._lose(f"the guard of {self._bus.name} is silent for more than {SILENT_S} s")
+            self._guard.kill()
+            self._lose(f"the guard of {self._bus.name} was silent for more than {SILENT_S} s and was killed")
+            self._rescue()
+        if self._connection is None:
+            raise ArmError(self._fault)
         return self._feedback()
 
     def damp(self) -> None:
@@ -90,17 +100,27 @@ class SdkArm:
 
     # -- the guard
     def _start_guard(self) -> None:
+        self._guard, self._connection = self._spawn()
+        self._fault = ""
+
+    def _rescue(self) -> None:
+        """The guard died: another one sees to it that the motors damp."""
+        self._guard.wait()
+        self._guard, connection = self._spawn("--after", str(self._pid))
+        connection.close()
+
+    def _spawn(self, *more: str) -> tuple[subprocess.Popen, socket.socket]:
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [sys.executable, "-m", "actdistill_ros.arm.guard", "--settings", self._settings.to_json()]
         command += ["--interface", self._bus.name, "--fd", str(theirs.fileno())]
         command += ["--emulated", str(self._emulated)] if self._emulated else []
         # A session of its own: whoever kills this process's group must not kill what damps the arm.
-        self._guard = subprocess.Popen(
-            command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, start_new_session=True
+        guard = subprocess.Popen(
+            [*command, *more], pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, start_new_session=True
         )
         theirs.close()
         mine.setblocking(False)
-        self._connection, self._fault = mine, ""
+        return guard, mine
 
     def _await_ready(self) -> None:
         until = time.monotonic() + self._settings.connect_timeout_s + 2.0
@@ -119,6 +139,7 @@ class SdkArm:
         while self._connection is not None and (message := wire.take(self._connection)) is not None:
             if not message:
                 self._lose(f"the guard of {self._bus.name} ended: it was killed, or failed as written above")
+                self._rescue()
             elif message[:1] == b"F":
                 self._values, self._heard_s = wire.FEEDBACK.unpack(message)[1:], time.monotonic()
             else:
@@ -130,7 +151,7 @@ class SdkArm:
         elif "faults" in body:
             self._faults = body["faults"]
         elif "ready" in body:
-            self._ready = True
+            self._ready, self._pid = True, body["ready"]
         elif "refused" in body:
             self._lose(f"the SDK process refused a command: {body['refused']}")
 
@@ -153,7 +174,7 @@ class SdkArm:
         if guard is None:
             return
         try:
-            guard.wait(END_S)
+            guard.wait(RESCUE_S)
         except subprocess.TimeoutExpired:
             guard.kill()
             guard.wait()

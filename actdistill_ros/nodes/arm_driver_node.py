@@ -14,8 +14,8 @@ from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 
-from actdistill_ros.arm.backend import ArmBackend, ArmError
-from actdistill_ros.arm.sim import SimArm
+from actdistill_ros.arm.backend import ArmError
+from actdistill_ros.arm.hardware import HARDWARE, make
 from actdistill_ros.control import settings
 from actdistill_ros.control.loop import DriverLoop
 from actdistill_ros.control.modes import LIMP, Mode
@@ -29,7 +29,6 @@ try:
 except ImportError:  # the ROS wheels have none
     TFMessage = None
 
-HARDWARE = ("sim", "sdk_sim", "real")
 DISCOVERY_S = 0.3
 """How long another driver in this namespace may take to be seen; 0.15 s were measured on one machine."""
 RETRY_S = 0.2
@@ -39,7 +38,8 @@ def parameters(limits: settings.DriverSettings) -> tuple[Setting, ...]:
     """Parameters of the node; what is not here stands in config/arm.yaml."""
     return (
         Setting("hardware", "sim", f"which arm: {', '.join(HARDWARE)}"),
-        Setting("sim_endpoint", "", "folder of the simulated world's sockets (hardware sim)"),
+        Setting("sim_endpoint", "", "folder of the simulated world's sockets (hardware sim, sdk_sim)"),
+        Setting("can_interface", "can0", "CAN interface of the arm (hardware real, sdk_sim)"),
         Setting("connect_timeout_s", 5.0, "how long to wait for the arm at configure [s]", 0.0, 600.0),
         Setting("rate_hz", limits.rate_hz, "joint commands per second [Hz]", limits.state_hz, 1000.0),
         Setting("speed_scale", limits.speed_scale, "share of the policy's own speed", 0.01, 1.0, changeable=True),
@@ -67,7 +67,7 @@ class ArmDriverNode(LifecycleNode):
     # -- lifecycle
     @lifecycle.says_why
     def on_configure(self, state) -> TransitionCallbackReturn:
-        arm = self._make_arm()
+        arm = make(*(value(self, name) for name in ("hardware", "sim_endpoint", "can_interface")))
         self._refuse_a_second_driver()
         limits = replace(self._limits, rate_hz=value(self, "rate_hz"), speed_scale=value(self, "speed_scale"))
         loop = DriverLoop(limits, arm)
@@ -106,16 +106,6 @@ class ArmDriverNode(LifecycleNode):
     def destroy_node(self) -> None:
         self._close()
         super().destroy_node()
-
-    def _make_arm(self) -> ArmBackend:
-        hardware = value(self, "hardware")
-        if hardware not in HARDWARE:
-            raise ArmError(f"parameter hardware is {hardware!r}, expected one of {', '.join(HARDWARE)}")
-        if hardware != "sim":
-            raise ArmError(f"hardware {hardware} needs a backend that this version does not have; use hardware:=sim")
-        if not value(self, "sim_endpoint"):
-            raise ArmError("parameter sim_endpoint is empty, expected the folder that `sim_world --endpoint` was given")
-        return SimArm(Path(value(self, "sim_endpoint")))
 
     def _refuse_a_second_driver(self) -> None:
         """Two drivers on one arm fight over it; the one that came first keeps it."""

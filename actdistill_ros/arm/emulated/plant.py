@@ -12,12 +12,18 @@ import numpy as np
 
 from actdistill_ros.arm.backend import ArmError
 from actdistill_ros.arm.frames import Command
+from actdistill_ros.control.limits import JOINT_MAX, JOINT_MIN
 from actdistill_ros.sim.protocol import DRIVE, FEEDBACK, MOTORS, endpoint
 
 OPEN_READOUT_RAD = 5.03  # gripper motor at opening 1, in the vendor SDK's configuration
 STEP_S = 0.0005
 INERTIA = (0.30, 0.30, 0.20, 0.05, 0.03, 0.02, 0.003)  # [kg m²] about each axis, rough
 FRICTION = (0.2, 0.2, 0.2, 0.05, 0.05, 0.05, 0.01)  # [Nm s/rad]
+STOPS = (
+    *((low - 0.02, high + 0.02) for low, high in zip(JOINT_MIN.tolist(), JOINT_MAX.tolist(), strict=True)),
+    (0.0, OPEN_READOUT_RAD),
+)
+"""Where the mechanics end [rad]; a motor that was placed beyond gets no further out."""
 RELAXED = Command(0.0, 0.0, 0.0, 0.0, 0.0)
 WORLD_PERIOD_S = 0.004
 
@@ -104,10 +110,13 @@ class JointModel:
         step = (now_s - last) / steps
         push = command.kd * command.velocity_rad_s + command.torque_nm - load
         per, brake = step / INERTIA[index], command.kd + FRICTION[index]
+        low, high = min(STOPS[index][0], q), max(STOPS[index][1], q)
         for _ in range(min(steps, 4000)):
             # Damping is taken implicitly, so that high gains cannot make the model explode.
             v = (v + per * (command.kp * (command.position_rad - q) + push)) / (1.0 + per * brake)
             q += step * v
+            if not low < q < high:
+                q, v = min(max(q, low), high), 0.0
         self._q[index], self._v[index] = q, v
 
 
@@ -126,7 +135,7 @@ class WorldPlant:
         self._gravity = Gravity(model)
         self._commands = [RELAXED] * 7
         self._q, self._v, self._torque, self._load = (np.zeros(6) for _ in range(4))
-        self._gripper, self._asked_s, self._waiting = 0.0, 0.0, False
+        self._gripper, self._asked_s, self._waiting = 0.0, -WORLD_PERIOD_S, False
         self.tick(0.0)
         if not self._connection.poll(2.0):
             raise ArmError(f"simulated motors at {path} do not answer within 2 s: is sim_world stuck or busy?")

@@ -1,0 +1,92 @@
+"""Damping frames straight to the motors, once the vendor SDK is dead: the only stop that works when it got stuck."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import time
+from pathlib import Path
+
+from actdistill_ros.arm import sdk_wire as wire
+from actdistill_ros.arm.bus_monitor import BusMonitor
+from actdistill_ros.arm.can import CanBus
+from actdistill_ros.arm.frames import FRAME, damping
+from actdistill_ros.arm.sdk_settings import SdkSettings
+
+REPEAT_S = 0.05  # between rounds
+QUIET_S = 0.005  # no frame for so long: what the dead SDK had queued is gone
+LINGER_S = 30.0  # how long motors that do not acknowledge are tried after the driver left
+GRIPPER_KD = 0.2
+OWN_END_S = 1.0  # how long an SDK process without a guard may take to damp and end by itself
+
+
+class Damper:
+    """Rounds of one frame per motor, until each motor that lives has acknowledged one."""
+
+    def __init__(self, connection: socket.socket, monitor: BusMonitor, settings: SdkSettings) -> None:
+        """connection: also what `monitor` is fed from."""
+        self._connection, self._monitor = connection, monitor
+        kds = (*settings.damping_kd, GRIPPER_KD)
+        self._round = [FRAME.pack(m.id, 8, damping(m, kd)) for m, kd in zip(monitor.motors, kds, strict=True)]
+        self._sent_s = 0.0
+        self.acknowledged = False
+
+    def tick(self, now_s: float) -> None:
+        """Never call it while the SDK lives: a second writer makes it abort."""
+        monitor = self._monitor
+        if self._sent_s and monitor.commanded_s < self._sent_s and monitor.acknowledged(self._sent_s):
+            self.acknowledged = True
+        elif not self.acknowledged and now_s - self._sent_s > REPEAT_S and now_s - monitor.commanded_s > QUIET_S:
+            self._sent_s = now_s
+            for packet in self._round:
+                wire.give(self._connection, packet)  # a bus that is off refuses it; the next round tries again
+
+
+def rescue(bus: CanBus, settings: SdkSettings, pid: int) -> None:
+    """After the guard died: let its SDK process (`pid`) end or kill it, then damp. Raises ArmError."""
+    end_process(pid)
+    with bus.open() as listener:
+        monitor = BusMonitor(settings)
+        damper = Damper(listener, monitor, settings)
+        until = time.monotonic() + LINGER_S
+        while not damper.acknowledged and time.monotonic() < until:
+            select.select([listener], [], [], 0.005)
+            hear(listener, monitor)
+            # Nobody has answered this listener before: one answer of any motor tells that the round arrived.
+            damper.tick(time.monotonic())
+            if not any(track.answer for track in monitor.tracks):
+                damper.acknowledged = False
+
+
+def hear(listener: socket.socket, monitor: BusMonitor) -> bool:
+    """Feed the monitor with what waits; False if the bus is gone. Raises OSError for other troubles of the socket."""
+    try:
+        for _ in range(64):
+            packet = listener.recv(FRAME.size)
+            if len(packet) < FRAME.size:
+                return False
+            identifier, _, data = FRAME.unpack(packet)
+            monitor.take(identifier, data, time.monotonic())
+    except BlockingIOError:
+        pass
+    return True
+
+
+def end_process(pid: int) -> None:
+    """Wait for an SDK process to end by itself, which damps; kill it if it does not."""
+    try:
+        if b"actdistill_ros.arm.sdk_child" not in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+            return  # it ended, and the number is another's now
+        handle = os.pidfd_open(pid)
+    except OSError:
+        return
+    try:
+        if not select.select([handle], [], [], OWN_END_S)[0]:
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+            select.select([handle], [], [], OWN_END_S)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(handle)

@@ -1,0 +1,117 @@
+"""Whoever dies, the motors end damped or held by design: asserted on the last frames of the bus."""
+
+# ruff: noqa: F811
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from sdk_parts import Bus, bus, fault_of, holding, kill, stiff, until  # noqa: F401
+
+from actdistill_ros.control.modes import Mode
+
+DRIVER = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from sdk_parts import SDK, START, sweep
+from actdistill_ros.arm.emulated.link import EmulatedCan
+from actdistill_ros.arm.sdk_arm import SdkArm
+folder = Path({folder!r})
+arm = SdkArm(EmulatedCan("can0", folder), SDK, emulated=folder)
+arm.connect()
+print("moving", flush=True)
+while True:
+    sweep(arm, 1.0)
+"""
+
+
+def driver(bus: Bus) -> subprocess.Popen:
+    """A driver process that moves the arm, in a session of its own."""
+    code = DRIVER.format(tests=str(Path(__file__).parent), folder=str(bus.folder))
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout.readline().strip() == "moving"
+    until(lambda: stiff(bus), "motion")
+    return process
+
+
+def test_an_sdk_process_that_is_killed_is_named_and_the_motors_damp(bus):
+    loop = holding(bus.loop(), bus)
+    began = time.monotonic()
+    kill(bus.processes()["sdk_child"])
+    fault_of(loop, "ERROR: the vendor SDK was killed by SIGKILL", Mode.DAMPING)
+    until(lambda: bus.damped(), "damping frames")
+    assert time.monotonic() - began < 1.0
+    last = [record.pid for record in bus.frames() if record.pid][-7:]
+    assert len(set(last)) == 1 and last[0] == bus.processes().get("guard", last[0])
+    assert loop.set_mode(Mode.IDLE, reset=True) == ""
+    holding(loop, bus)
+
+
+def test_an_sdk_process_that_hangs_is_killed_and_the_motors_damp(bus):
+    loop = holding(bus.loop(), bus)
+    stuck = bus.processes()["sdk_child"]
+    kill(stuck, signal.SIGSTOP)
+    fault_of(loop, "ERROR: the vendor SDK got stuck and commanded nothing for", Mode.DAMPING)
+    until(lambda: bus.damped(), "damping frames")
+    until(lambda: not Path(f"/proc/{stuck}").exists(), "the end of the SDK process")
+
+
+def test_a_guard_that_is_killed_is_named_and_the_motors_damp(bus):
+    loop = holding(bus.loop(), bus)
+    kill(bus.processes()["guard"])
+    fault_of(loop, "ERROR: the guard of can0 ended", Mode.DAMPING)
+    until(lambda: bus.damped(), "damping")
+    until(lambda: not bus.processes(), "the end of both processes")
+    assert bus.damped()
+    assert loop.set_mode(Mode.IDLE, reset=True) == ""
+    holding(loop, bus)
+
+
+def test_a_guard_that_hangs_is_killed_and_the_motors_damp(bus):
+    loop = holding(bus.loop(), bus)
+    kill(bus.processes()["guard"], signal.SIGSTOP)
+    fault_of(loop, "ERROR: the guard of can0 was silent for more than 0.5 s and was killed", Mode.DAMPING)
+    until(lambda: not bus.processes(), "the end of both processes")
+    assert bus.damped()
+
+
+def test_guard_and_sdk_process_killed_together_leave_motors_that_the_driver_damps(bus):
+    loop = holding(bus.loop(), bus)
+    processes = bus.processes()
+    for name in ("guard", "sdk_child"):
+        kill(processes[name], signal.SIGSTOP)
+    for name in ("guard", "sdk_child"):
+        kill(processes[name])
+    fault_of(loop, "ERROR: the guard of can0 ended", Mode.DAMPING)
+    until(lambda: bus.damped(), "damping frames")
+
+
+def test_a_driver_whose_whole_group_is_killed_mid_motion_leaves_an_arm_that_rests_and_then_damps(bus):
+    process = driver(bus)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    died = time.monotonic()
+    until(lambda: not bus.processes(), "the end of guard and SDK process")
+    process.stdout.close()
+    assert bus.damped() and time.monotonic() - died < 3.0
+    held = [record.time_s for record, command in bus.commands() if command.kp > 0.0][-1] - died
+    assert 0.05 < held < 1.0
+
+
+def test_everything_killed_at_once_holds_by_design(bus):
+    process = driver(bus)
+    processes = [process.pid, *bus.processes().values()]
+    for pid in processes:
+        kill(pid, signal.SIGSTOP)
+    for pid in processes:
+        kill(pid)
+    process.wait()
+    process.stdout.close()
+    until(lambda: not bus.processes(), "the end of all")
+    assert stiff(bus)  # nobody is left: the motors keep their last target, and only the power switch ends that

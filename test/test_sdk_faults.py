@@ -1,0 +1,276 @@
+"""Everything that goes wrong behind the vendor SDK ends in hold or damping with a named fault; docs/safety.md lists it."""
+
+# ruff: noqa: F811
+
+from __future__ import annotations
+
+import re
+import time
+
+import numpy as np
+import pytest
+from sdk_parts import SDK, START, Bus, bus, fault_of, holding, l5, stiff, until  # noqa: F401
+
+from actdistill_ros.arm import can
+from actdistill_ros.arm.backend import ArmError
+from actdistill_ros.arm.can import SocketCan
+from actdistill_ros.arm.emulated.link import EmulatedCan
+from actdistill_ros.arm.emulated.plant import gripper_readout
+from actdistill_ros.arm.sdk_arm import SdkArm
+from actdistill_ros.control.modes import Mode
+
+
+def no_power(bus: Bus) -> bool:
+    return not any(command.kp for _, command in bus.commands())
+
+
+# -- before anything is sent: facts of connecting
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("eth0", "eth0 is a network card, not a CAN interface"),
+        ("enp3s0", "enp3s0 is a network card, not a CAN interface"),
+        ("foo", "'foo' must begin with can"),
+        ("", "'' must begin with can"),
+        ("can0123456789012", "at most 15 characters"),
+    ],
+)
+def test_a_name_that_the_sdk_must_never_see_is_refused(name, words):
+    with pytest.raises(ArmError, match=words):
+        SdkArm(SocketCan(name), SDK).connect()
+
+
+def test_an_interface_that_is_not_there_is_refused_with_what_to_do():
+    with pytest.raises(ArmError, match="no interface can77 here; .*(slcan|CAN interfaces here)"):
+        SdkArm(SocketCan("can77"), SDK).connect()
+
+
+def test_an_interface_of_another_kind_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "can0").mkdir()
+    (tmp_path / "can0" / "type").write_text("1\n")
+    monkeypatch.setattr(can, "NETWORK", tmp_path)
+    with pytest.raises(ArmError, match="can0 is no CAN interface"):
+        SdkArm(SocketCan("can0"), SDK).connect()
+
+
+LINK = {
+    "ifname": "can0",
+    "flags": ["NOARP", "UP", "LOWER_UP"],
+    "linkinfo": {"info_kind": "can", "info_data": {"state": "ERROR-ACTIVE", "bittiming": {"bitrate": 1000000}}},
+}
+
+
+def test_what_ip_says_of_an_interface_is_understood():
+    assert can.parse_link(LINK) == can.Link(True, 1_000_000, "error-active", ())
+    assert can.link_refusal("can0", can.parse_link(LINK)) == ""
+    assert "can0 is down: sudo ip link set can0 down; sudo ip link set can0 up type can bitrate 1000000" in (
+        can.link_refusal("can0", can.parse_link({**LINK, "flags": ["NOARP"]}))
+    )
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ({"up": False}, "can0 is down: sudo ip link set can0 down; sudo ip link set can0 up type can bitrate 1000000"),
+        ({"bitrate": 500_000}, "can0 has bitrate 500000, the arm's motors have 1000000"),
+        ({"bus_off": True}, "can0 is bus-off"),
+    ],
+)
+def test_an_interface_in_another_state_is_refused_before_a_frame_is_sent(bus, fault, words):
+    bus.inject(**fault)
+    with pytest.raises(ArmError, match=words):
+        bus.arm().connect()
+    assert not [frame for frame in bus.frames() if frame.pid]
+
+
+def test_a_second_driver_on_the_bus_is_refused_and_the_first_goes_on(bus):
+    loop = holding(bus.loop(), bus)
+    with pytest.raises(ArmError, match="can0 is used already by process .*: one driver per arm"):
+        SdkArm(EmulatedCan("can0", bus.folder), SDK, emulated=bus.folder).connect()
+    assert loop.state().driver.mode is Mode.HOLD and stiff(bus)
+
+
+def test_motors_without_supply_are_refused_and_reached_once_it_is_back(bus):
+    bus.inject(mute=True)
+    arm = bus.arm()
+    with pytest.raises(ArmError, match="None of the motors are initialized"):
+        arm.connect()
+    bus.inject(mute=False)
+    np.testing.assert_allclose(arm.connect().position_rad, START, atol=0.02)
+    assert no_power(bus)
+
+
+@pytest.mark.parametrize("motor", ["joint2", "joint5", "gripper"])
+def test_one_silent_motor_is_refused_by_name_before_there_is_power(bus, motor):
+    bus.inject(motor=motor, mute=True)
+    with pytest.raises(ArmError, match=f"{motor} never answered: check power and cable there"):
+        bus.arm().connect()
+    assert no_power(bus)
+
+
+def test_a_gripper_that_reads_outside_its_range_is_refused_with_its_reading(bus):
+    bus.inject(motor="gripper", position_rad=gripper_readout(1.2))
+    with pytest.raises(ArmError, match="Gripper position error: got 0.106 but should be in 0~0.088"):
+        bus.arm().connect()
+    assert no_power(bus)
+
+
+@pytest.mark.parametrize(("made", "told"), [("X5", "L5"), ("L5", "X5")])
+def test_the_other_model_is_refused_before_there_is_power(tmp_path, made, told):
+    bus = Bus(tmp_path, made)
+    try:
+        with pytest.raises(ArmError, match="never answered|so this is no|got stuck"):
+            bus.arm(told).connect()
+        # What is power in one model's frames is not in the other's: what counts is that no joint moved.
+        np.testing.assert_allclose([bus.real()[f"joint{i + 1}"][0] for i in range(3)], START[:3], atol=1e-3)
+    finally:
+        bus.close()
+
+
+# -- while the arm holds under power: the SDK lives on
+
+
+@pytest.fixture(scope="module")
+def living(tmp_path_factory):
+    bus = Bus(tmp_path_factory.mktemp("bus"))
+    yield bus, bus.loop()
+    bus.close()
+
+
+@pytest.fixture
+def held(living):
+    """One arm for many faults: healed and holding."""
+    bus, loop = living
+    bus.inject(heal=True, late_s=0.0)
+    until(lambda: not loop.state().driver.faults, "a healthy arm")
+    loop.set_mode(Mode.IDLE)
+    holding(loop, bus)
+    return bus, loop
+
+
+def test_one_motor_that_falls_silent_is_named_and_held_then_damped(held):
+    bus, loop = held
+    bus.inject(motor="joint3", mute=True)
+    fault_of(loop, "joint3: no answer", Mode.HOLD)
+    fault_of(loop, "joint3: no answer", Mode.DAMPING)
+    # The mute motor does not hear either; the others are damped.
+    until(lambda: not any(c.kp for n, c in bus.last_commands().items() if n != 4), "damping")
+    bus.inject(motor="joint3", mute=False)
+    until(lambda: not loop.state().driver.faults, "the motor to be back")
+    holding(loop, bus)
+
+
+def test_a_bus_that_falls_silent_is_noticed_though_the_sdk_stamps_its_frozen_state_as_fresh(held):
+    bus, loop = held
+    bus.inject(mute=True)
+    began = time.monotonic()
+    fault_of(loop, "no answer", Mode.HOLD)
+    assert time.monotonic() - began < SDK.answer_timeout_s + 0.25
+    fault_of(loop, "no answer", Mode.DAMPING)
+    bus.inject(mute=False)
+    until(lambda: bus.damped(), "damping")
+
+
+def test_answers_that_come_late_are_a_fault(held):
+    bus, loop = held
+    bus.inject(late_s=0.08)
+    fault_of(loop, "answers late", Mode.HOLD)
+    bus.inject(late_s=0.0)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ({"motor": "joint5", "fault": 10}, "joint5: over-current; free the joint"),
+        ({"motor": "joint4", "fault": 9}, "joint4: under-voltage"),
+        ({"motor": "gripper", "fault": 13}, "gripper: lost communication"),
+        ({"motor": "joint6", "fault": 0}, "joint6: switched off"),
+        ({"motor": "joint1", "fault": 3}, "joint1: fault code 3"),
+        ({"motor": "joint6", "temperature_c": 96.0}, "joint6: driver too hot; let the motor cool down"),
+        ({"motor": "joint2", "temperature_c": 96.0}, "joint2: coil too hot"),
+    ],
+)
+def test_what_motors_report_and_the_sdk_hides_is_named_and_held(held, fault, words):
+    bus, loop = held
+    bus.inject(**fault)
+    fault_of(loop, words, Mode.HOLD)
+
+
+def test_a_joint_outside_its_limits_is_named_though_the_sdk_allows_three_radians(held):
+    bus, loop = held
+    loop.set_mode(Mode.IDLE)
+    until(lambda: bus.damped(), "damping")
+    bus.inject(motor="joint2", position_rad=-0.4)
+    fault_of(loop, "joint2: is at -0.4")
+    assert "joint2: is at -0.4" in loop.set_mode(Mode.HOLD)
+    bus.inject(motor="joint2", position_rad=float(START[1]))
+
+
+def test_torque_that_the_sdk_does_not_guard_on_damiao_joints_is_a_fault(l5):
+    loop = holding(l5.loop(), l5)
+    l5.inject(motor="joint5", torque_nm=7.5)
+    fault_of(loop, "joint5: over-current", Mode.HOLD)
+    fault_of(loop, "joint5: over-current", Mode.DAMPING)
+    until(lambda: l5.damped(), "damping")
+
+
+# -- while the arm holds under power: the SDK dies or gets stuck
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ({"motor": "joint2", "torque_nm": 45.0}, "got stuck .* and was killed: Over current detected"),
+        ({"motor": "gripper", "torque_nm": 3.0}, "got stuck .* and was killed: Over current detected"),
+        ({"motor": "gripper", "position_rad": gripper_readout(1.3)}, "got stuck .* Gripper position error: got 0.11"),
+        ({"motor": "joint1", "position_rad": 6.5}, "got stuck .* Joint 0 pos data error: 6."),
+    ],
+)
+def test_an_sdk_that_deadlocks_instead_of_damping_is_killed_and_the_motors_damp(bus, fault, words):
+    loop = holding(bus.loop(), bus)
+    bus.inject(**fault)
+    state = until(lambda: loop.state().driver if loop.state().driver.mode is Mode.DAMPING else None, "DAMPING")
+    assert re.search(words, state.reason), state.reason
+    until(lambda: bus.damped(), "damping frames")
+    bus.inject(heal=True)
+    bus.inject(motor="gripper", position_rad=gripper_readout(1.0))
+    bus.inject(motor="joint1", position_rad=0.0)
+    assert loop.set_mode(Mode.IDLE, reset=True) == ""
+    holding(loop, bus)
+
+
+@pytest.mark.parametrize("identifier", [0x123, 8, 0x20000004, 0x80000005])
+def test_a_foreign_frame_aborts_the_sdk_and_the_motors_damp(bus, identifier):
+    loop = holding(bus.loop(), bus)
+    bus.inject(foreign=identifier)
+    state = until(lambda: loop.state().driver if loop.state().driver.mode is Mode.DAMPING else None, "DAMPING")
+    assert "ERROR: the vendor SDK was killed by SIGABRT" in state.reason
+    if identifier != 8:  # that is a motor's own id
+        assert f"id 0x{identifier & 0x1FFFFFFF:X} that belongs to no motor" in state.reason
+    until(lambda: bus.damped(), "damping frames")
+    assert loop.set_mode(Mode.IDLE, reset=True) == ""
+    holding(loop, bus)
+
+
+def test_bus_off_is_named_with_the_command_that_mends_it_and_the_motors_damp_when_the_bus_is_back(bus):
+    loop = holding(bus.loop(), bus)
+    bus.inject(bus_off=True)
+    state = until(lambda: loop.state().driver if loop.state().driver.mode is Mode.DAMPING else None, "DAMPING")
+    assert (
+        "ERROR: can0 is bus-off" in state.reason and "sudo ip link set can0 up type can bitrate 1000000" in state.reason
+    )
+    assert "bus-off" in loop.set_mode(Mode.IDLE, reset=True)
+    assert stiff(bus)  # nothing can reach the motors while it lasts
+    bus.inject(bus_off=False)
+    until(lambda: bus.damped(), "damping frames")
+    assert loop.set_mode(Mode.IDLE, reset=True) == ""
+    holding(loop, bus)
+
+
+def test_a_driver_that_sends_nonsense_loses_the_arm_damped(bus, monkeypatch):
+    loop = holding(bus.loop(), bus)
+    monkeypatch.setattr(loop._driver, "tick", lambda feedback: 1 / 0)
+    fault_of(loop, "the driver itself failed: ZeroDivisionError", Mode.DAMPING)
+    until(lambda: bus.damped(), "damping")

@@ -1,0 +1,89 @@
+"""The driver node over the unmodified vendor SDK: it moves the arm by chunks, and signals end it damped."""
+
+# ruff: noqa: F811
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+from arm_parts import HOME_Q, action, chunk
+from ros_rig import ros  # noqa: F401
+from sdk_parts import Bus, stiff, until
+
+from actdistill_ros.msg import ActionChunk, ArmState
+from actdistill_ros.nodes import qos
+from actdistill_ros.nodes.arm_messages import chunk_message
+from actdistill_ros.srv import SetMode
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A bus whose arm hovers over the table, as the driver's workspace expects."""
+    bus = Bus(tmp_path, start=HOME_Q)
+    yield bus
+    bus.close()
+
+
+class Node:
+    """The driver node in a process of its own, holding, and a peer that commands it."""
+
+    def __init__(self, ros, bus: Bus) -> None:  # noqa: F811
+        words = [sys.executable, "-m", "actdistill_ros.nodes.arm_driver_node", "--ros-args"]
+        for name, text in {"hardware": "sdk_sim", "sim_endpoint": str(bus.folder)}.items():
+            words += ["-p", f"{name}:={text}"]
+        environment = {**os.environ, "ROS_DOMAIN_ID": str(ros.domain_id)}
+        self.process = subprocess.Popen(words, env=environment, start_new_session=True)
+        self.ros, peer = ros, ros.peer()
+        self.states = ros.hear(peer, ArmState, "arm/state", qos.STATE)
+        self.chunks = peer.create_publisher(ActionChunk, "policy/chunk", qos.STATE)
+        modes = peer.create_client(SetMode, "arm/set_mode")
+        assert modes.wait_for_service(timeout_sec=20.0)
+        ros.until(lambda: self.states and self.chunks.get_subscription_count(), "the driver's topics")
+        future = modes.call_async(SetMode.Request(mode=ArmState.POLICY))
+        ros.until(future.done, "an answer of arm/set_mode")
+        assert future.result().success, future.result().message
+        ros.until(lambda: stiff(bus), "power")
+
+    def move(self) -> None:
+        self.chunks.publish(chunk_message(replace(chunk(*[action(x=0.01)] * 8, stamp_s=time.time()))))
+
+
+@pytest.fixture
+def node(ros, home):  # noqa: F811
+    node = Node(ros, home)
+    yield node
+    if node.process.poll() is None:
+        node.process.kill()
+    node.process.wait()
+
+
+def test_a_chunk_moves_the_arm_behind_the_sdk(node, home):
+    start = node.states[-1].tcp_measured.position.x
+    node.move()
+    node.ros.until(lambda: node.states[-1].actions_done == 8, "eight actions done")
+    node.ros.until(lambda: abs(node.states[-1].tcp_measured.position.x - start - 0.08) < 0.008, "the arm to arrive")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_mid_motion_ends_in_order_and_leaves_the_motors_damped(node, home, number):
+    node.move()
+    node.ros.until(lambda: node.states[-1].actions_done >= 2, "motion")
+    began = time.monotonic()
+    os.killpg(node.process.pid, number)
+    assert node.process.wait(5.0) == 0
+    until(lambda: not home.processes(), "the end of guard and SDK process", 5.0 - (time.monotonic() - began))
+    assert home.damped()
+
+
+def test_a_driver_node_that_is_killed_mid_motion_leaves_the_motors_damped(node, home):
+    node.move()
+    node.ros.until(lambda: node.states[-1].actions_done >= 2, "motion")
+    os.killpg(node.process.pid, signal.SIGKILL)
+    until(lambda: not home.processes(), "the end of guard and SDK process")
+    assert home.damped()
