@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -274,3 +275,14 @@ def test_a_driver_that_sends_nonsense_loses_the_arm_damped(bus, monkeypatch):
     monkeypatch.setattr(loop._driver, "tick", lambda feedback: 1 / 0)
     fault_of(loop, "the driver itself failed: ZeroDivisionError", Mode.DAMPING)
     until(lambda: bus.damped(), "damping")
+
+
+def test_every_fault_that_the_page_lists_has_its_test():
+    root = Path(__file__).parent
+    listed = set(re.findall(r"`(test_[a-z0-9_]+)`", (root.parent / "docs" / "safety.md").read_text()))
+    written = {
+        name
+        for file in root.glob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE)
+    }
+    assert len(listed) > 30 and not listed - written

@@ -26,7 +26,8 @@ class JointFeedback:
 
     position_rad, velocity_rad_s, effort_nm: (6,); gripper: opening, 0 closed … 1 open;
     stamp_s: when the answer was received (never when it was copied: a copy of frozen data looks fresh);
-    faults: motor name -> fault in words, empty when all is well.
+    faults: motor name -> fault in words, empty when all is well;
+    answered_s: when each motor answered, the joints' and then the gripper's; empty if all answered at stamp_s.
     """
 
     position_rad: np.ndarray
@@ -35,6 +36,12 @@ class JointFeedback:
     gripper: float
     stamp_s: float
     faults: dict[str, str]
+    answered_s: tuple[float, ...] = ()
+
+    @property
+    def motor_stamps_s(self) -> tuple[float, ...]:
+        """When each of the seven motors answered, the gripper's last."""
+        return self.answered_s or (self.stamp_s,) * 7
 
 
 class ArmBackend(Protocol):

@@ -22,6 +22,7 @@ ARPHRD_CAN = "280"
 NETWORK = Path("/sys/class/net")
 RECEIVERS = Path("/proc/net/can")
 ETHERNET = ("en", "eth")
+RETICENT = ("vcan", "vxcan", "slcan")
 SOL_CAN_RAW, CAN_RAW_ERR_FILTER = 101, 2
 ERRORS = 0x40 | 0x100 | 0x04 | 0x20  # bus-off, restarted, controller problems, no acknowledgement
 
@@ -87,12 +88,12 @@ class SocketCan:
 
 
 def parse_link(body: dict, users: tuple[str, ...] = ()) -> Link:
-    """From one entry of `ip -details -json link show`; a virtual CAN interface has no bitrate and no state."""
+    """From one entry of `ip -details -json link show`; virtual and older serial ones tell no bitrate and no state."""
     info = body.get("linkinfo", {})
     data = info.get("info_data", {})
-    virtual = info.get("info_kind") == "vcan"
-    state = str(data.get("state", "ERROR-ACTIVE" if virtual else "unknown")).lower()
-    bitrate = int(data.get("bittiming", {}).get("bitrate", BITRATE if virtual else 0))
+    reticent = info.get("info_kind") in RETICENT
+    state = str(data.get("state", "ERROR-ACTIVE" if reticent else "unknown")).lower()
+    bitrate = int(data.get("bittiming", {}).get("bitrate", BITRATE if reticent else 0))
     return Link("UP" in body.get("flags", ()), bitrate, state, users)
 
 

@@ -23,6 +23,8 @@ from actdistill_ros.arm.sdk_settings import SdkSettings
 OPEN_READOUT_RAD = 5.03  # gripper motor at opening 1, in the vendor SDK's configuration
 END_S = 1.0
 """How long an orderly end may take: damping seen on the bus, then acknowledged by the motors."""
+START_S = 10.0
+"""How long the guard itself may take to start, on a machine that is busy."""
 RESCUE_S = 2.0
 """How long a new connection waits for what is left of the one before."""
 SILENT_S = 0.5
@@ -123,7 +125,7 @@ class SdkArm:
         return guard, mine
 
     def _await_ready(self) -> None:
-        until = time.monotonic() + self._settings.connect_timeout_s + 2.0
+        until = time.monotonic() + self._settings.connect_timeout_s + START_S
         self._ready = False
         while not (self._ready and self._values):
             left = until - time.monotonic()
@@ -193,12 +195,13 @@ class SdkArm:
         values = self._values
         answered, position = values[3:10], values[10:17]
         oldest_s = min((at for at in answered if at != NEVER), default=NEVER)
-        stamp_s = self._clock() - (time.monotonic() - oldest_s)
+        ahead_s = self._clock() - time.monotonic()
         return JointFeedback(
             np.array(position[:6]),
             np.array(values[17:23]),
             np.array(values[24:30]),
             position[6] / OPEN_READOUT_RAD,
-            stamp_s,
+            oldest_s + ahead_s,
             dict(self._faults),
+            tuple(at + ahead_s if at != NEVER else 0.0 for at in answered),
         )
