@@ -29,7 +29,9 @@ def random_data(folder: Path, fps: int = 10, cameras=CAMERAS, episodes: int = EP
             chunk[..., 6] = rng.random((LENGTH, 8)) > 0.5
             out.add(
                 Episode(
-                    images={name: rng.integers(0, 255, (LENGTH, PIXELS, PIXELS, 3), dtype=np.uint8) for name in cameras},
+                    images={
+                        name: rng.integers(0, 255, (LENGTH, PIXELS, PIXELS, 3), dtype=np.uint8) for name in cameras
+                    },
                     state=rng.random((LENGTH, 10)).astype(np.float32),
                     action=chunk[:, 0],
                     instruction=SENTENCES[seed % 2],

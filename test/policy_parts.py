@@ -12,7 +12,7 @@ from actdistill_ros.msg import ActionChunk, ArmState
 from actdistill_ros.nodes import qos
 from actdistill_ros.nodes.stamps import to_stamp
 from actdistill_ros.policy import checkpoint
-from actdistill_ros.policy.config import PolicyConfig
+from actdistill_ros.policy.config import PolicyConfig, RouterConfig
 from actdistill_ros.policy.model import Policy
 from actdistill_ros.srv import SetMode
 
@@ -20,12 +20,19 @@ INSTRUCTIONS = ("lift the red block", "push the blue block left")
 FRAME = 48
 
 
-def tiny_checkpoint(folder: Path) -> Path:
+def tiny_checkpoint(folder: Path, layers: int = 2, router: RouterConfig | None = None) -> Path:
     """Cameras front and wrist at 48 × 48, two layers; 8 actions of 0.1 s, 4 of them executed."""
     torch.manual_seed(0)
     vocabulary = tuple(sorted({word for text in INSTRUCTIONS for word in text.split()}))
     config = PolicyConfig(
-        vocabulary, image_size=32, vision_tokens=(2, 2), vision_width=8, width=20, feed_forward=16, layers=2
+        vocabulary,
+        image_size=32,
+        vision_tokens=(2, 2),
+        vision_width=8,
+        width=20,
+        feed_forward=16,
+        layers=layers,
+        router=router,
     )
     statistics = Statistics((-0.01,) * 6 + (0.0,), (0.01,) * 6 + (1.0,), (True,) * 6 + (False,), 1)
     contract = Contract(

@@ -22,6 +22,7 @@ from actdistill_ros.nodes.image_messages import image_message
 from actdistill_ros.nodes.inference_node import InferenceNode
 from actdistill_ros.nodes.lifecycle import autostart
 from actdistill_ros.nodes.stamps import to_seconds
+from actdistill_ros.policy.config import RouterConfig
 from actdistill_ros.srv import StartTask, TaskStatus
 
 
@@ -239,13 +240,24 @@ def test_a_checkpoint_that_does_not_fit_is_refused_at_configure(ros, checkpoint,
     assert not autostart(node)
 
 
-def test_the_budget_can_change_while_a_task_runs_and_is_reported(graph):
-    graph.send("lift the red block")
-    graph.until_steps(1)
-    graph.node.set_parameters([Parameter("budget", value=0.5)])
-    graph.ros.until(lambda: graph.routing and graph.routing[-1].budget == pytest.approx(0.5), "the new budget")
-    refused = graph.node.set_parameters([Parameter("budget", value=1.5)])
-    assert not refused[0].successful
+def test_the_budget_can_change_while_a_task_runs_and_the_layers_that_run_follow(ros, tmp_path):  # noqa: F811
+    student = tiny_checkpoint(tmp_path / "student", layers=4, router=RouterConfig(budget=0.5))
+    graph = Graph(ros, str(student), instruction="lift the red block")
+    assert autostart(graph.node)
+    first = graph.ros.until(lambda: graph.routing, "routing")[0]
+    assert first.budget == pytest.approx(0.5) and first.compute_share == 0.75  # 0, 1 and the last, which always runs
+    graph.node.set_parameters([Parameter("budget", value=1.0)])
+    last = graph.ros.until(lambda: graph.routing[-1].budget == 1.0 and graph.routing[-1], "the new budget")
+    assert list(last.executed) == [True] * 4 and last.compute_share == 1.0
+    refused = graph.node.set_parameters([Parameter("budget", value=0.1)])[0]
+    assert not refused.successful and "0.1 is not in 0.25 … 1" in refused.reason
+    assert not graph.node.set_parameters([Parameter("budget", value=1.5)])[0].successful
+
+
+def test_a_policy_without_router_refuses_a_budget(graph):
+    refused = graph.node.set_parameters([Parameter("budget", value=0.5)])[0]
+    assert not refused.successful and "has no router" in refused.reason
+    assert graph.node.set_parameters([Parameter("budget", value=1.0)])[0].successful
 
 
 def test_chunks_reach_a_late_subscriber_only_new(graph):

@@ -16,6 +16,7 @@ from actdistill_ros.policy import checkpoint
 from actdistill_ros.policy.planning import RandomPlan
 from actdistill_ros.policy.router import GRID, Router, threshold
 from actdistill_ros.policy.runtime import PolicyRuntime
+from actdistill_ros.trials import evaluate
 
 WIDTH, DEPTH, VISION = 12, 6, 3
 
@@ -49,7 +50,7 @@ def student(tmp_path_factory):
     torch.nn.init.normal_(model.router.gate.weight, std=1.0)
     tokens = torch.randn(200, 10, 20)
     with torch.no_grad():
-        model.router.calibrate(model.router(tokens, torch.ones(200, 10, dtype=torch.bool), torch.zeros(200)))
+        model.router.calibrate(model.router.evidence(tokens, torch.ones(200, 10, dtype=torch.bool)))
     checkpoint.save(folder, model, contract)
     return folder
 
@@ -93,11 +94,22 @@ def test_a_threshold_lets_no_more_run_than_the_budget():
 def test_calibration_meets_every_budget_and_never_exceeds_it(router):
     tokens, present = inputs(300)
     with torch.no_grad():
-        router.calibrate(router(tokens, present, torch.zeros(300)))
+        router.calibrate(router.evidence(tokens, present))
     met = router.budgets >= 2 / DEPTH
     assert (router.shares[met] <= router.budgets[met] + 1e-6).all()
     assert torch.allclose(router.shares[met], router.budgets[met], atol=0.005)
     assert router.shares[-1] == 1.0
+
+
+def test_a_router_that_hears_nothing_keeps_to_its_budget_though_all_inputs_tie():
+    router = Router(WIDTH, 8, DEPTH, VISION)
+    tokens, present = inputs(300)
+    with torch.no_grad():
+        router.calibrate(router.evidence(tokens, present))
+        for budget in (0.4, 0.5, 0.7, 1.0):
+            at, limit = router.at(budget)
+            runs = (router(tokens[:1], present[:1], torch.tensor([at])) > limit) | router.always
+            assert runs.float().mean() == math.floor(budget * DEPTH + 1e-6) / DEPTH
 
 
 def test_a_budget_between_two_calibrated_ones_is_rounded_down(router):
@@ -133,7 +145,9 @@ def test_only_the_layers_of_the_plan_are_called_and_what_they_answer_is_what_the
 
 def test_different_observations_get_different_plans(student):
     runtime = PolicyRuntime.load(student)
-    plans = {tuple(runtime.step(observation(seed, text)).executed) for seed in range(6) for text in ("lift", "push left")}
+    plans = {
+        tuple(runtime.step(observation(seed, text)).executed) for seed in range(6) for text in ("lift", "push left")
+    }
     assert len(plans) > 1
 
 
@@ -163,6 +177,20 @@ def test_a_policy_without_router_refuses_to_run_less_than_all(tmp_path):
     with pytest.raises(ContractError, match="has no router .* budget 0.5 cannot be met"):
         runtime.set_budget(0.5)
     assert runtime.step(observation()).executed.tolist() == [True] * LAYERS
+
+
+def test_evaluation_runs_the_plan_it_was_asked_for(student):
+    def asked(budget, plan):
+        return evaluate.planned(PolicyRuntime.load(student), budget, plan, seed=3)
+
+    assert asked(None, "router").budget == 0.5 and asked(0.75, "router").budget == 0.75
+    assert np.flatnonzero(asked(None, "0,2,5").step(observation()).executed).tolist() == [0, 2, 5]
+    drawn = asked(0.5, "random")
+    assert drawn.budget == 0.5 and len({tuple(drawn.step(observation()).executed) for _ in range(8)}) > 1
+    with pytest.raises(ContractError, match="--plan 0,6 is neither router nor random nor layers of 0 … 5"):
+        asked(None, "0,6")
+    with pytest.raises(ContractError, match="budget 0.1 is not in 0.33 … 1"):
+        asked(0.1, "random")
 
 
 def test_a_checkpoint_without_router_says_nothing_about_one(tmp_path):

@@ -62,7 +62,7 @@ def exit_plan(layers: int, budget: float) -> tuple[bool, ...]:
 def layers_within(budget: float, layers: int) -> int:
     """Whole layers of a budget, rounded up. Raises DistillError if there is no room for the first and the last."""
     count = int(np.ceil(budget * layers - 1e-6))
-    if count < 2:
+    if budget * layers < 2 - 1e-6:
         raise DistillError(
             f"budget {budget:g} of {layers} layers is less than the first and the last: give {2 / layers:.2f} or more"
         )

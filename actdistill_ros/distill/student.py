@@ -213,11 +213,11 @@ def calibrate(router: Router, teacher: Teacher, limit: int) -> None:
         router.thresholds.zero_()
         router.shares.fill_(router.always.float().mean().item())
         return
-    scores = []
+    evidence = []
     for batch in teacher.held_out(limit):
         given = teacher.give(batch)
-        scores.append(router(given.tokens, given.present, torch.zeros(len(given.tokens))))
-    router.calibrate(torch.cat(scores))
+        evidence.append(router.evidence(given.tokens, given.present))
+    router.calibrate(torch.cat(evidence))
 
 
 @torch.no_grad()

@@ -41,6 +41,14 @@ class Router(nn.Module):
     def forward(self, tokens: Tensor, present: Tensor, budget: Tensor) -> Tensor:
         """tokens: (B, N, D) what the decoder is given: words, images, state, readout; present: (B, N) bool;
         budget: (B,). Returns scores (B, L)."""
+        return self.score(self.evidence(tokens, present), budget)
+
+    def score(self, evidence: Tensor, budget: Tensor) -> Tensor:
+        """evidence: (B, L); budget: (B,). The budget moves all scores alike: more of it takes no layer away."""
+        return evidence + SHARPNESS * (budget[:, None] - self.place)  # (B, L)
+
+    def evidence(self, tokens: Tensor, present: Tensor) -> Tensor:
+        """What speaks for each layer, whatever the budget; (B, L)."""
         words = tokens.shape[1] - self.vision_tokens - 2
         spoken = present[:, :words, None]  # (B, T, 1)
         v = self.vision_norm(self.vision(tokens[:, words:-2]))  # (B, V, R)
@@ -48,7 +56,7 @@ class Router(nn.Module):
         said = t.masked_fill(~spoken, 0.0).sum(1) / spoken.sum(1).clamp(min=1)  # (B, R)
         loudest = t.masked_fill(~spoken, -1e4).amax(1)  # (B, R)
         z = torch.cat([v.mean(1), v.amax(1), said, loudest, self.state(tokens[:, -2])], dim=-1)  # (B, 5R)
-        return self.gate(z) + SHARPNESS * (budget[:, None] - self.place)  # (B, L)
+        return self.gate(z)  # (B, L)
 
     def at(self, budget: float) -> tuple[float, float]:
         """The largest calibrated budget within this one, and its threshold.
@@ -61,15 +69,16 @@ class Router(nn.Module):
         return float(self.budgets[i]), float(self.thresholds[i])
 
     @torch.no_grad()
-    def calibrate(self, scores: Tensor) -> None:
+    def calibrate(self, evidence: Tensor) -> None:
         """Find each budget's threshold: the lowest under which these inputs run, on average, no more than the budget.
 
-        scores: (S, L) at budget 0, of inputs that nothing was trained on.
+        evidence: (S, L) of inputs that nothing was trained on.
         """
-        for i, budget in enumerate(self.budgets.tolist()):
-            shifted = scores + SHARPNESS * budget  # the budget moves all scores alike: more of it takes no layer away
-            self.thresholds[i] = threshold(shifted, self.always, budget)
-            self.shares[i] = ((shifted > self.thresholds[i]) | self.always).float().mean()
+        for i, budget in enumerate(self.budgets):
+            # The very sum that a step computes: inputs may tie, and rounding would then decide for all of them.
+            scores = self.score(evidence, budget.expand(len(evidence)))  # (S, L)
+            self.thresholds[i] = threshold(scores, self.always, float(budget))
+            self.shares[i] = ((scores > self.thresholds[i]) | self.always).float().mean()
 
 
 def threshold(scores: Tensor, always: Tensor, budget: float) -> float:

@@ -1,0 +1,52 @@
+"""The depth bench measures both ways in turns, prints ratios and refuses what cannot be run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import pytest
+import torch
+
+from actdistill_ros.bench import depth
+from actdistill_ros.contract.contract import ContractError
+
+
+def parse(*words: object) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    depth.add_arguments(parser)
+    return parser.parse_args([str(word) for word in words])
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_shape_is_measured_with_and_without_its_skipped_layers(tmp_path, capsys, dtype):
+    out = tmp_path / "depth.json"
+    words = ("--shape", "tiny", "--layers", 2, "--dtype", dtype, "--seconds", 0.2, "--threads", 1, "--json", out)
+    assert depth.run(parse(*words)) == 0
+    body = json.loads(out.read_text())
+    assert (body["shape"], body["dtype"], body["layers_total"], body["layers_executed"]) == ("tiny", dtype, 4, 2)
+    assert body["ratio"] == pytest.approx(body["decoder_ms_plan"] / body["decoder_ms_full"])
+    assert 0 < body["router_share"] < 1 and body["threads"] == 1 and body["device"]
+    assert "2.00 of 4 layers take" in capsys.readouterr().out
+
+
+def test_a_decoder_made_in_place_computes_what_one_made_the_usual_way_computes():
+    shape = depth.SHAPES["tiny"]
+    made = depth.random_decoder(shape, torch.float32)
+    usual = depth.RoutedDecoder(shape.width, shape.heads, shape.feed_forward, shape.layers).eval()
+    usual.load_state_dict(made.state_dict())
+    tokens, present = torch.randn(1, 6, shape.width), torch.ones(1, 6, dtype=torch.bool)
+    with torch.no_grad():
+        assert torch.allclose(made(tokens, present), usual(tokens, present), atol=1e-6)
+
+
+def test_ways_are_measured_in_turns():
+    called = []
+    times = depth.side_by_side((lambda: called.append("a"), lambda: called.append("b")), seconds=0.0)
+    assert called == ["a", "b"] * 4 and len(times) == 2
+
+
+@pytest.mark.parametrize("layers", [1, 5])
+def test_a_plan_without_room_for_first_and_last_layer_is_refused(layers):
+    with pytest.raises(ContractError, match="is not in 2 … 4"):
+        depth.run(parse("--shape", "tiny", "--layers", layers))
