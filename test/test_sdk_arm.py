@@ -44,6 +44,16 @@ def test_feedback_is_what_the_motors_answered_and_no_older(bus):
     assert 0.0 <= time.time() - until(lambda: arm.read(), "feedback").stamp_s < SDK.answer_timeout_s
 
 
+def test_every_motor_tells_when_it_answered_and_a_mute_one_ages(bus):
+    arm = bus.arm()
+    before = arm.connect()
+    bus.inject(motor="joint4", mute=True)
+    after = until(lambda: feedback if (feedback := arm.read()).faults else None, "the fault")
+    assert after.faults == {"joint4": "no answer"} and after.stamp_s == after.motor_stamps_s[3]
+    moved = np.subtract(after.motor_stamps_s, before.motor_stamps_s)
+    assert moved[3] < 0.09 < SDK.answer_timeout_s * 0.9 < min(np.delete(moved, 3))
+
+
 def test_power_comes_on_gently_and_where_the_arm_is(bus):
     loop = bus.loop()
     loop.set_mode(Mode.HOLD)

@@ -6,7 +6,8 @@ temperatures, and it reads a motor that never answered as exactly 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 
 from actdistill_ros.arm.frames import (
     DM_ANSWER_ID,
@@ -30,21 +31,24 @@ LIMIT_MAX = (2.618, 3.5, 3.2, 1.55, 1.57, 2.0)
 TORQUE_MAX = (30.0, 40.0, 30.0, 15.0, 10.0, 10.0, 1.5)  # [Nm], joints and gripper
 REPORTABLE = {"DM_J4310": 18.0 * 0.424, "DM_J4340": 18.0, "EC_A4310": 58.8}  # [Nm], where the motor's scale ends
 NEVER = 0.0
-LATE_SHARE = 0.5
-"""Share of the answer timeout that a motor may be behind with its answers."""
-FORGIVEN_HZ = 2.0
+LATELY_S = 1.0
+FRESH_SHARE, LATE_SHARE = 0.25, 0.5
+"""Shares of the answer timeout: how old an answer of a motor that answers is, how far behind its answers may be."""
+AWAY = 3.0
+"""Answer timeouts after which a motor was away, not late."""
+FORGIVEN_HZ = 10.0
 """Lost answers that are forgiven per second."""
 
 
 @dataclass
 class Track:
-    """One motor: its newest answer and command, when each came, and how many answers it owes."""
+    """One motor: its newest answer and command, when each came, and times of the commands that it has not answered."""
 
     answer: bytes = b""
     answered_s: float = NEVER
     command: bytes = b""
     commanded_s: float = NEVER
-    owed: float = 0.0
+    owed: deque[float] = field(default_factory=deque)
     strained_s: float = NEVER
 
 
@@ -83,7 +87,7 @@ class BusMonitor:
                 return
             track = self.tracks[index]
             track.command, track.commanded_s, self.commanded_s = data, now_s, now_s
-            track.owed += 1.0
+            track.owed.append(now_s)
         elif identifier & ERROR_FLAG and not identifier & EXTENDED_FLAG:
             self._error(identifier)
         else:
@@ -91,10 +95,10 @@ class BusMonitor:
 
     def _answered(self, index: int, data: bytes, now_s: float) -> None:
         track = self.tracks[index]
-        if now_s - track.answered_s > self._settings.answer_timeout_s:
-            track.owed = 0.0  # it was away: what it did not hear it does not owe
-        elif track.owed > 0.0:
-            track.owed -= 1.0
+        if now_s - track.answered_s > AWAY * self._settings.answer_timeout_s:
+            track.owed.clear()  # what it did not hear it does not owe
+        elif track.owed:
+            track.owed.popleft()
         track.answer, track.answered_s = data, now_s
 
     def _error(self, identifier: int) -> None:
@@ -124,15 +128,18 @@ class BusMonitor:
         return True
 
     def acknowledged(self, since_s: float) -> bool:
-        """Whether every motor that ever answered did so since then."""
-        return all(track.answered_s > since_s for track in self.tracks if track.answer)
+        """Whether motors answered since then, all those that did shortly before it among them."""
+        lately = [track.answered_s > since_s for track in self.tracks if track.answered_s > since_s - LATELY_S]
+        return bool(lately) and all(lately)
 
     def faults(self, answers: list[Answer | None], now_s: float) -> dict[str, str]:
         """Motor name -> what is wrong with it, for the motors where something is."""
-        if now_s - self._forgiven_s > 1.0 / FORGIVEN_HZ:
+        forgiven = int((now_s - self._forgiven_s) * FORGIVEN_HZ)
+        if forgiven:
             self._forgiven_s = now_s
             for track in self.tracks:
-                track.owed = max(0.0, track.owed - 1.0)
+                for _ in range(min(forgiven, len(track.owed))):
+                    track.owed.popleft()
         found = {
             motor.name: self._fault(index, answer, now_s)
             for index, (motor, answer) in enumerate(zip(self.motors, answers, strict=True))
@@ -148,7 +155,9 @@ class BusMonitor:
         for temperature_c, words in zip(answer.temperature_c, ("driver too hot", "coil too hot")):
             if temperature_c > settings.temperature_limit_c:
                 return words if motor.kind.damiao else "coil too hot"
-        if track.owed * settings.cycle_s > LATE_SHARE * settings.answer_timeout_s:
+        # One that just fell silent is not late: it answers nothing.
+        answers = now_s - track.answered_s < FRESH_SHARE * settings.answer_timeout_s
+        if answers and track.owed and now_s - track.owed[0] > LATE_SHARE * settings.answer_timeout_s:
             return "answers late"
         return self._strain(index, answer, now_s) or self._place(index, answer)
 

@@ -54,10 +54,7 @@ def rescue(bus: CanBus, settings: SdkSettings, pid: int) -> None:
         while not damper.acknowledged and time.monotonic() < until:
             select.select([listener], [], [], 0.005)
             hear(listener, monitor)
-            # Nobody has answered this listener before: one answer of any motor tells that the round arrived.
             damper.tick(time.monotonic())
-            if not any(track.answer for track in monitor.tracks):
-                damper.acknowledged = False
 
 
 def hear(listener: socket.socket, monitor: BusMonitor) -> bool:

@@ -193,15 +193,16 @@ class SdkArm:
 
     def _feedback(self) -> JointFeedback:
         values = self._values
-        answered, position = values[3:10], values[10:17]
-        oldest_s = min((at for at in answered if at != NEVER), default=NEVER)
-        ahead_s = self._clock() - time.monotonic()
+        position = values[10:17]
+        # The processes share a monotonic clock; the driver's stamps are of another one.
+        offset_s = self._clock() - time.monotonic()
+        stamps_s = tuple(at + offset_s if at != NEVER else NEVER for at in values[3:10])
         return JointFeedback(
             np.array(position[:6]),
             np.array(values[17:23]),
             np.array(values[24:30]),
             position[6] / OPEN_READOUT_RAD,
-            oldest_s + ahead_s,
+            min(stamps_s),
             dict(self._faults),
-            tuple(at + ahead_s if at != NEVER else 0.0 for at in answered),
+            stamps_s,
         )
