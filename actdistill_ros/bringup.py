@@ -19,6 +19,7 @@ from actdistill_ros.sim.layout import CAMERAS as SIM_CAMERAS
 PACKAGE = "actdistill_ros"
 DRIVER = "arm_driver_node"
 NAMESPACE = re.compile(r"/?[A-Za-z]\w*(/[A-Za-z]\w*)*", re.ASCII)
+TELEOP = ("none", "keyboard", "joy", "serial")
 Parameter = bool | int | float | str | tuple[str, ...]
 
 
@@ -45,6 +46,9 @@ ARGUMENTS = (
     Argument("instruction", "what the arm should do, in words; empty: wait for execute_task", ""),
     Argument("namespace", "ROS namespace of every node, for example left_arm; empty: none", ""),
     Argument("cameras", "names of the cameras, comma separated; empty: those of the checkpoint", ""),
+    Argument("teleop", "what the operator holds: nothing, this terminal, a gamepad (topic joy), or a serial switch that "
+             "lets teleop/twist of others through", "none", TELEOP),
+    Argument("teleop_port", "serial port of the switch, for example /dev/ttyUSB0 (teleop:=serial)", ""),
     Argument("rviz", "show the arm in RViz", "false", ("false", "true")),
     Argument("record", "new video file (.mp4) for the overlay image; empty: record nothing", ""),
     Argument("log_level", "least severe message that nodes log", "info", ("debug", "info", "warn", "error", "fatal")),
@@ -121,10 +125,12 @@ def plan(
     find: Callable[[str, str], Path | None] = find_executable,
     environment: Mapping[str, str] = os.environ,
     bus: Callable[[str], can.CanBus] = can.SocketCan,
+    terminal: Callable[[], str] = lambda: own_terminal(),
 ) -> Graph:
     """The graph for these argument values (missing ones take their defaults).
 
-    bus: the CAN interface of that name, looked at if the arm is the real one.
+    bus: the CAN interface of that name, looked at if the arm is the real one. terminal: where the operator's keyboard
+    is, empty if nowhere.
     Raises BringupError or ContractError if any value does not fit; nothing is started and nothing is written.
     """
     value = _complete(values)
@@ -140,6 +146,7 @@ def plan(
     record = _record(value["record"])
     folder = run_folder.path(namespace, environment)
     autostart = value["autostart"] == "true"
+    teleop, teleop_notes = _teleop(value, find, terminal)
     picture, notes = _picture(value["rviz"] == "true", base, find)
     # Two publishers of the arm's links would fight on /tf; without the other one the driver publishes them if it can.
     links = {"publish_tf": False} if any(node.name == "robot_state_publisher" for node in picture) else {}
@@ -162,7 +169,7 @@ def plan(
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
     }
     missing = {name: text for name, text in defaults.items() if not environment.get(name)}
-    return Graph((*nodes, *picture), namespace, value["log_level"], folder, missing, notes)
+    return Graph((*nodes, *teleop, *picture), namespace, value["log_level"], folder, missing, (*notes, *teleop_notes))
 
 
 def _complete(values: Mapping[str, str]) -> dict[str, str]:
@@ -262,6 +269,48 @@ def _sim_world(value: Mapping[str, str], cameras: tuple[str, ...], folder: Path)
 def _emulated_bus(folder: Path) -> NodeSpec:
     arguments = ("--folder", str(folder), "--world", str(folder))
     return NodeSpec("emulated_bus", "emulated_bus", arguments=arguments, ros=False, ready="ready")
+
+
+def own_terminal() -> str:
+    """Path of the terminal that this process was started in; empty if there is none."""
+    try:
+        return os.ttyname(0)
+    except OSError:
+        return ""
+
+
+def _teleop(
+    value: Mapping[str, str], find: Callable[[str, str], Path | None], terminal: Callable[[], str]
+) -> tuple[tuple[NodeSpec, ...], tuple[str, ...]]:
+    """What the operator jogs with. Its end leaves the graph running: the driver then holds by itself."""
+    source, port = value["teleop"], value["teleop_port"]
+    if port and source != "serial":
+        raise BringupError(f"teleop_port:={port} is for teleop:=serial; this graph has teleop:={source}.")
+    if source == "none":
+        return (), ()
+    parameters = {"source": source, "autostart": value["autostart"] == "true"}
+    nodes, notes = [], ()
+    if source == "serial":
+        if not port or not Path(port).exists():
+            raise BringupError(
+                f"teleop:=serial needs the port of its switch, and teleop_port:={port} is none. Plug it in, look with "
+                "ls /dev/tty*, and pass for example teleop_port:=/dev/ttyUSB0."
+            )
+        parameters["serial_port"] = port
+    elif source == "keyboard":
+        if not (path := terminal()):
+            raise BringupError(
+                "teleop:=keyboard needs a terminal, and this was started in none. Run actdistill teleop keyboard in a "
+                "terminal beside it."
+            )
+        parameters["terminal"] = path
+    elif find("joy", "joy_node"):
+        nodes.append(NodeSpec("joy_node", "joy_node", {"autorepeat_rate": 20.0}, package="joy", essential=False))
+    else:
+        notes = (
+            "no joy_node here: install the joy package of your ROS distribution, or publish sensor_msgs/Joy on joy",
+        )
+    return (NodeSpec("teleop_node", "teleop_node", parameters, essential=False), *nodes), notes
 
 
 def _picture(

@@ -14,6 +14,7 @@ COMMANDS = {
     "train": ("actdistill_ros.policy.train", "train a policy on recorded episodes"),
     "distill": ("actdistill_ros.distill.command", "distil a teacher into a student that runs a share of its layers"),
     "eval": ("actdistill_ros.trials.evaluate", "closed-loop success of a checkpoint in the simulator, without ROS"),
+    "teleop": ("actdistill_ros.teleop.command", "jog a running arm by keyboard, gamepad or with a serial switch"),
     "trials": ("actdistill_ros.trials.run", "task trials through the running graph, with a report"),
     "bench images": ("actdistill_ros.bench.images", "image delivery and latency, camera to inference"),
     "bench depth": ("actdistill_ros.bench.depth", "time of the decoder under a plan, against all layers"),

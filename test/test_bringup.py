@@ -40,7 +40,8 @@ def checkpoint(tmp_path):
 
 
 def graph(checkpoint, find=nothing_installed, environment=None, **given):
-    return plan({"checkpoint": str(checkpoint), **given}, find, environment if environment is not None else {})
+    values, environment = {"checkpoint": str(checkpoint), **given}, environment if environment is not None else {}
+    return plan(values, find, environment, terminal=lambda: "")
 
 
 def by_name(graph):
@@ -82,6 +83,11 @@ def test_cameras_are_those_of_the_checkpoint_unless_given(checkpoint):
         ({"record": "/no/such/folder/a.mp4"}, "not a new .mp4 file"),
         ({"log_level": "loud"}, "not one of debug, info"),
         ({"seed": "-1"}, "not a whole number"),
+        ({"teleop": "mind"}, "teleop:=mind is not one of none, keyboard, joy, serial"),
+        ({"teleop": "keyboard"}, "needs a terminal, and this was started in none. Run actdistill teleop keyboard"),
+        ({"teleop": "serial"}, "teleop:=serial needs the port of its switch"),
+        ({"teleop": "serial", "teleop_port": "/dev/nowhere"}, "teleop_port:=/dev/nowhere is none"),
+        ({"teleop": "joy", "teleop_port": "/dev/null"}, "teleop_port:=/dev/null is for teleop:=serial"),
         ({"task": "juggle"}, "not one of lift, bowl"),
         ({"colour": "red"}, "unknown argument 'colour'"),
     ],
@@ -164,6 +170,32 @@ def test_the_driver_leaves_the_links_to_robot_state_publisher_where_that_runs(ch
     nodes = by_name(graph(checkpoint, everything_installed))
     if "robot_state_publisher" in nodes:  # it needs a file in urdf/
         assert nodes["arm_driver_node"].parameters["publish_tf"] is False
+
+
+def test_no_teleop_is_started_unless_asked_for(checkpoint):
+    assert "teleop_node" not in by_name(graph(checkpoint))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"teleop": "keyboard"}, {"source": "keyboard", "terminal": "/dev/pts/7"}),
+        ({"teleop": "serial", "teleop_port": "/dev/null"}, {"source": "serial", "serial_port": "/dev/null"}),
+        ({"teleop": "joy"}, {"source": "joy"}),
+    ],
+)
+def test_teleop_gets_its_device_and_its_end_leaves_the_arm_to_the_driver(checkpoint, given, expected):
+    nodes = by_name(
+        plan({"checkpoint": str(checkpoint), **given}, everything_installed, {}, terminal=lambda: "/dev/pts/7")
+    )
+    assert nodes["teleop_node"].parameters == {**expected, "autostart": True}
+    assert not nodes["teleop_node"].essential
+    assert ("joy_node" in nodes) == (given["teleop"] == "joy")
+
+
+def test_a_gamepad_without_joy_node_is_left_to_the_user_with_a_note(checkpoint):
+    joy = graph(checkpoint, teleop="joy")
+    assert "joy_node" not in by_name(joy) and any("install the joy package" in note for note in joy.notes)
 
 
 def test_a_namespace_reaches_every_ros_node(checkpoint):

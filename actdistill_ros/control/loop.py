@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from actdistill_ros.arm.backend import ArmBackend, ArmError, JointFeedback
 from actdistill_ros.contract.chunk import Chunk
 from actdistill_ros.control import trajectory
+from actdistill_ros.control.answers import AnswerLog
 from actdistill_ros.control.driver import Driver
 from actdistill_ros.control.driver_state import DriverState
 from actdistill_ros.control.modes import LIMP, Mode
@@ -22,21 +23,19 @@ REST_S = 0.2
 """How long the arm holds before it damps when the loop ends, so that it comes to rest first."""
 EVENTS = 50
 """Events kept until somebody asks; the oldest go first."""
-RATE_WINDOW_S = 1.0
-"""Over how long the rate of the motors' answers is counted."""
 
 
 @dataclass(frozen=True)
 class LoopState:
     """driver: snapshot. events: since the last one. ticks, late_ticks: since the start; late by more than half a
-    period. answers_hz: how often the motors answered within the last second."""
+    period. answers_hz: how often each motor answered within the last second, the gripper's last."""
 
     driver: DriverState
     feedback: JointFeedback
     events: tuple[str, ...]
     ticks: int
     late_ticks: int
-    answers_hz: float
+    answers_hz: tuple[float, ...]
 
 
 class DriverLoop:
@@ -48,7 +47,7 @@ class DriverLoop:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="arm driver", daemon=True)
         self._events: deque[str] = deque(maxlen=EVENTS)
-        self._answers_s: deque[float] = deque(maxlen=round(RATE_WINDOW_S * settings.rate_hz) + 1)
+        self._answers = AnswerLog(settings.rate_hz)
         self._ticks = self._late_ticks = 0
         self._lost = False
 
@@ -131,8 +130,7 @@ class DriverLoop:
             events = tuple(self._events)
             if not keep_events:
                 self._events.clear()
-            since_s = self._clock() - RATE_WINDOW_S
-            answers_hz = sum(stamp_s > since_s for stamp_s in self._answers_s) / RATE_WINDOW_S
+            answers_hz = self._answers.rates_hz(self._clock())
             return LoopState(self._driver.state(), self._feedback, events, self._ticks, self._late_ticks, answers_hz)
 
     def _connect(self) -> None:
@@ -161,8 +159,7 @@ class DriverLoop:
             return
         try:
             self._feedback = self._arm.read()
-            if not self._answers_s or self._feedback.stamp_s != self._answers_s[-1]:
-                self._answers_s.append(self._feedback.stamp_s)
+            self._answers.note(self._feedback)
             tick = self._driver.tick(self._feedback)
             self._events.extend(tick.events)
             if tick.command is None:

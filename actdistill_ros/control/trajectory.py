@@ -14,7 +14,7 @@ from actdistill_ros.control.settings import DriverSettings
 
 CHECK_RAD = 0.05
 """The way is looked at whenever a joint has turned by this much."""
-CHECKS_MAX = 5000
+CHECKS_MAX = 1000
 
 
 @dataclass(frozen=True)

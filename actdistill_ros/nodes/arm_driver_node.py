@@ -20,7 +20,8 @@ from actdistill_ros.control import settings
 from actdistill_ros.control.loop import DriverLoop
 from actdistill_ros.control.modes import LIMP, Mode
 from actdistill_ros.msg import ActionChunk, ArmState
-from actdistill_ros.nodes import arm_messages, lifecycle, qos
+from actdistill_ros.nodes import arm_diagnostics, arm_messages, lifecycle, qos
+from actdistill_ros.nodes.operator_topics import OperatorTopics
 from actdistill_ros.nodes.parameters import Setting, declare, value
 from actdistill_ros.srv import SetMode
 
@@ -139,7 +140,9 @@ class ArmDriverNode(LifecycleNode):
         self._description = self.create_publisher(String, "robot_description", qos.LATCHED)
         self._description.publish(String(data=settings.share_file(Path("urdf") / "x5.urdf").read_text()))
         self._tf = self._tf_publisher()
+        operator = OperatorTopics(self, self._loop, lambda: self._active)
         self._parts = [
+            (OperatorTopics.destroy, operator),
             (self.destroy_timer, self.create_timer(1.0 / self._limits.state_hz, self._publish_state)),
             (self.destroy_timer, self.create_timer(1.0, self._publish_diagnostics)),
             (
@@ -205,6 +208,8 @@ class ArmDriverNode(LifecycleNode):
 
     # -- out
     def _publish_state(self) -> None:
+        if not self._loop:  # the timer was due when the node was shut down
+            return
         state = self._loop.state()
         for event in state.events:
             self.get_logger().info(event)
@@ -216,7 +221,9 @@ class ArmDriverNode(LifecycleNode):
     def _publish_diagnostics(self) -> None:
         state = self._loop.state(keep_events=True)
         name, hardware = self.get_fully_qualified_name(), value(self, "hardware")
-        self._diagnostics.publish(arm_messages.diagnostics_message(state, name, hardware, time.time()))
+        self._diagnostics.publish(
+            arm_diagnostics.diagnostics_message(state, name, hardware, time.time(), self._limits.feedback_timeout_s)
+        )
 
 
 def _nobody_else_publishes_tf() -> bool:

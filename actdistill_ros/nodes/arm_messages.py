@@ -1,9 +1,8 @@
-"""Messages of the arm: chunks in, state, joints, frames and diagnostics out."""
+"""Messages of the arm: chunks in, state, joints and frames out."""
 
 from __future__ import annotations
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import Point, Pose, Quaternion, Transform, TransformStamped, Vector3
 from sensor_msgs.msg import JointState
 
@@ -13,7 +12,6 @@ from actdistill_ros.contract.observation import ArmPose
 from actdistill_ros.control.kinematics import TCP_IN_LINK6_M, link_frames
 from actdistill_ros.control.limits import GRIPPER_WIDTH_M, JOINT_NAMES
 from actdistill_ros.control.loop import LoopState
-from actdistill_ros.control.modes import Mode
 from actdistill_ros.control.pose import to_quaternion_xyzw
 from actdistill_ros.msg import ActionChunk, ArmState, EndEffectorAction
 from actdistill_ros.nodes.stamps import to_seconds, to_stamp
@@ -106,33 +104,6 @@ def transforms(feedback: JointFeedback) -> list[TransformStamped]:
         at = np.array([FINGER_AT_M, side * finger_m, 0.0])
         frames.append(_transform(feedback, "link6", f"{name}_link", at, np.eye(3)))
     return [*frames, _transform(feedback, "link6", "eef_link", TCP_IN_LINK6_M, np.eye(3))]
-
-
-def diagnostics_message(state: LoopState, name: str, hardware: str, now_s: float) -> DiagnosticArray:
-    arm = state.driver
-    level = DiagnosticStatus.OK
-    if arm.faults or arm.mode is Mode.DAMPING:
-        level = DiagnosticStatus.ERROR
-    elif arm.mode in (Mode.HOLD, Mode.ESTOP):
-        level = DiagnosticStatus.WARN
-    values = {
-        "mode": arm.mode.name,
-        "source": arm.source,
-        "feedback age [s]": f"{now_s - arm.feedback_stamp_s:.3f}",
-        "ticks": state.ticks,
-        "late ticks": state.late_ticks,
-        **{f"fault {i + 1}": fault for i, fault in enumerate(arm.faults)},
-    }
-    status = DiagnosticStatus(
-        level=level,
-        name=f"{name}: arm",
-        message=f"{arm.mode.name}: {arm.reason}",
-        hardware_id=hardware,
-        values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
-    )
-    message = DiagnosticArray(status=[status])
-    message.header.stamp = to_stamp(now_s)
-    return message
 
 
 def pose_message(pose: ArmPose) -> Pose:
