@@ -342,6 +342,7 @@ def judged(name: str, outcomes: list[int], share: float) -> Judged:
         "layers_executed_mean": share * 4,
         "layer_frequency": [share] * 4,
         "budget": share,
+        "phases": {"carry": {"steps": 7, "decoder_share": share}},
         "decoder_ms": {"p50": 4 * share, "p95": 5 * share},
         "step_ms": {"p50": 8.0, "p95": 9.0},
     }
@@ -364,5 +365,6 @@ def test_the_report_names_the_difference_on_the_same_seeds_and_the_smallest_budg
     report.write(found, parse(*words, "--out", distilled), work, tmp_path)
     said = (tmp_path / report.TEXT).read_text()
     assert "| student | what it is | 99.0% | 10% … 90% | -1.0 (-3.0 … +0.0) | 47.0% |" in said
+    assert "| carry | 7 | 47.0% |" in said
     assert "within 2 points of the teacher is 0.3 (30.0%" in said
     assert (tmp_path / report.PICTURE).stat().st_size > 10_000

@@ -92,6 +92,7 @@ def text(found: Findings, differences: dict, commands: Sequence[str], picture: b
             _judged_table(found.judged, differences),
             _verdict(found, differences),
         ]
+        parts += _phases(found.judged)
     if found.latency:
         parts += ["## Latency, teacher and student side by side in one process\n", _latency_table(found.latency)]
     parts += [
@@ -137,6 +138,15 @@ def _judged_table(judged: Sequence[Judged], differences: dict) -> str:
     what = f"{first['episodes']} episodes of {first['suite']}, seeds from {first['seed']}, the same for all."
     head = ("", "what runs", "success", "95 %", "to the teacher, points (95 %)", "decoder FLOPs", "layers")
     return f"{what} Milliseconds are p50 / p95.\n\n" + _rows((*head, "decoder ms", "step ms"), rows)
+
+
+def _phases(judged: Sequence[Judged]) -> list[str]:
+    """Where the student spends its layers; nothing if it was not judged."""
+    found = next((one.body.get("phases") for one in judged if one.name == "student"), None)
+    if not found:
+        return []
+    rows = [(name, f"{of['steps']}", f"{of['decoder_share']:.1%}") for name, of in found.items()]
+    return ["Share of the decoder by what the step is about:\n", _rows(("phase", "steps", "decoder"), rows)]
 
 
 def _verdict(found: Findings, differences: dict) -> str:

@@ -41,7 +41,8 @@ class Order:
 @dataclass(frozen=True)
 class Outcome:
     """One episode. first_mm: how far off the first look placed the block that mattered; frequency: share of the steps
-    in which each layer ran; frames: front camera, of failures only."""
+    in which each layer ran; phases: of each step, with the share of the decoder it ran; frames: front camera, of failures
+    only."""
 
     number: int
     task: str
@@ -55,6 +56,7 @@ class Outcome:
     router_ms: tuple[float, ...]
     budget: float
     frequency: tuple[float, ...]
+    phases: tuple[tuple[str, float], ...]
     frames: np.ndarray | None
 
 
@@ -192,10 +194,11 @@ def episode(env, runtime, order: Order, number: int, task: str, seed: int) -> Ou
     observation = env.reset(order.suite, task, seed, order.held_out)
     first_mm = float(np.linalg.norm((runtime.locate(observation) - aux_targets(env))[BLOCK_PLACE]) * 1e3)
     execute = order.execute or runtime.contract.action.execute
-    frames, results, success = [], [], False
+    frames, results, phases, success = [], [], [], False
     while not success and env.steps < env.stage.task.max_steps:
         result = runtime.step(observation)
         results.append(result)
+        phases.append((phase(env, result.chunk.actions[:execute]), result.compute_share))
         for action in result.chunk.actions[:execute]:
             if order.film:
                 frames.append(observation.images["front"])
@@ -216,8 +219,25 @@ def episode(env, runtime, order: Order, number: int, task: str, seed: int) -> Ou
         router_ms=tuple(r.latency_ms["router"] for r in results),
         budget=results[0].budget,
         frequency=tuple(np.mean([r.executed for r in results], axis=0).tolist()),
+        phases=tuple(phases),
         frames=np.stack(frames) if order.film and not success else None,
     )
+
+
+def phase(env, actions: np.ndarray) -> str:
+    """What a step is about: approach, grasp, carry or release, by what the gripper holds and is told; or push.
+
+    actions: (K, 7), those that are about to be run.
+    """
+    from actdistill_ros.sim.tasks import held, stays_reached
+
+    goals = env.stage.task.goals
+    goal = next((g for g in goals[:-1] if not stays_reached(env.world, g)), goals[-1])
+    if goal.kind == "push":
+        return "push"
+    if held(env.world, goal.block):
+        return "release" if actions[:, 6].max() > 0.5 else "carry"
+    return "grasp" if actions[:, 6].min() < 0.5 else "approach"
 
 
 def report(outcomes: Sequence[Outcome], args: argparse.Namespace) -> dict:
@@ -241,6 +261,7 @@ def report(outcomes: Sequence[Outcome], args: argparse.Namespace) -> dict:
         "decoder_flops_share": float(frequency.mean()),
         "layers_executed_mean": float(frequency.sum()),
         "layer_frequency": frequency.tolist(),
+        "phases": _phases([step for o in outcomes for step in o.phases]),
         "decoder_ms": _percentiles([t for o in outcomes for t in o.decoder_ms]),
         "router_ms": _percentiles([t for o in outcomes for t in o.router_ms]),
         "step_ms": _percentiles([t for o in outcomes for t in o.step_ms]),
@@ -263,6 +284,14 @@ def _rates(outcomes: Sequence[Outcome]) -> dict:
         "ci95": list(wilson(successes, len(outcomes))),
         "mean_steps": float(np.mean([o.steps for o in outcomes])),
     }
+
+
+def _phases(steps: Sequence[tuple[str, float]]) -> dict:
+    """Steps and mean share of the decoder of each phase."""
+    found: dict[str, list[float]] = {}
+    for name, share in steps:
+        found.setdefault(name, []).append(share)
+    return {name: {"steps": len(found[name]), "decoder_share": float(np.mean(found[name]))} for name in sorted(found)}
 
 
 def _percentiles(values: Sequence[float]) -> dict[str, float]:
