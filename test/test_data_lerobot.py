@@ -247,7 +247,7 @@ def test_a_killed_recorder_loses_only_its_unfinished_file(tmp_path):
     assert recorder.stdout.readline() == "2\n"  # the third episode is in a file of two that is not finished
     kill(recorder)
     assert finished_seeds(folder) == {0, 1}
-    with pytest.raises(DataError, match="has no episodes yet; .* call data.index.rebuild"):
+    with pytest.raises(DataError, match="has no episodes yet; .* repeat its `actdistill collect`"):
         Dataset.open(folder)  # the recorder died before it could write meta/
     with writer(folder) as out:
         assert out.seeds == {0, 1}
@@ -367,7 +367,7 @@ def test_a_data_set_that_is_being_recorded_says_so(recorded):
     out = writer(recorded)
     out.add(episode(5))
     out.add(episode(6))
-    with pytest.raises(DataError, match=r"has data files \[3\] that meta/ does not know; call data.index.rebuild"):
+    with pytest.raises(DataError, match=r"has data files \[3\] that meta/ does not know; repeat its `actdistill collect`"):
         Dataset.open(recorded)
     out.close()
     assert len(Dataset.open(recorded).episodes) == 7

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from actdistill_ros.data import collect
-from actdistill_ros.data.reader import Dataset
+from actdistill_ros.data.reader import DataError, Dataset
 from actdistill_ros.policy import checkpoint, train
 from actdistill_ros.policy.config import PolicyConfig
 from actdistill_ros.policy.losses import gripper_loss
@@ -58,6 +59,16 @@ def test_a_recording_has_chunks_from_every_state_and_is_continued_not_repeated(d
     assert collect.run(parse(collect, "--out", data, "--episodes", 4, "--workers", 1, "--seed", 40)) == 0
     assert "4 episodes are there, 0 to record" in capsys.readouterr().out
     assert len(Dataset.open(data)) == len(recorded)
+
+
+def test_a_recording_that_was_killed_before_its_index_is_mended_by_the_same_command(data, tmp_path):
+    folder = shutil.copytree(data, tmp_path / "killed")
+    info = folder / "meta" / "info.json"
+    info.write_text(json.dumps({**json.loads(info.read_text()), "total_episodes": 0, "total_frames": 0}))
+    with pytest.raises(DataError, match="repeat its `actdistill collect`"):
+        Dataset.open(folder)
+    assert collect.run(parse(collect, "--out", folder, "--episodes", 4, "--workers", 1, "--seed", 40)) == 0
+    assert len(Dataset.open(folder)) == len(Dataset.open(data))
 
 
 def test_evaluation_seeds_are_never_recorded(tmp_path, capsys):

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         for worker in workers:
             worker.terminate()
             worker.join()
-        if todo:
+        if todo or done:  # with nothing left to record too: the recording may have been killed before this line
             from actdistill_ros.data.index import rebuild
 
             rebuild(args.out)
