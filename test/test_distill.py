@@ -1,4 +1,4 @@
-"""From teacher to student in small: probed, taught, killed, resumed, calibrated, reported; or refused with the reason."""
+"""From teacher to student in small: probed, taught, killed, resumed, calibrated, reported; or refused."""
 
 from __future__ import annotations
 

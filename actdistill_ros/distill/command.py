@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--controls",
         nargs="*",
         choices=controls.NAMES,
-        help=f"train and judge these rivals at the same mean depth too; all without a name: {', '.join(controls.NAMES)}",
+        help=f"train and judge these rivals at the same mean depth; all without a name: {', '.join(controls.NAMES)}",
     )
     parser.add_argument("--eval-episodes", type=int, default=100, help="episodes to judge by; 0: none")
     parser.add_argument(

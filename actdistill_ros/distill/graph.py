@@ -1,7 +1,7 @@
 """Graph-structured encapsulation: what a decoder layer's tokens say about the action, as one vector per layer.
 
-Every token of a layer is a node. Symbols follow ActDistill (arXiv 2511.18082), Sec. 3.2; where the published formula is not
-safe in floating point, or loses nodes, the comment says what holds here instead.
+Every token of a layer is a node. Symbols follow ActDistill (arXiv 2511.18082); where the published formula is not safe
+in floating point, or loses nodes, the docstring says what holds here instead.
 """
 
 from __future__ import annotations

@@ -35,8 +35,8 @@ class Case:
 
 
 def all_of(args: argparse.Namespace, rivals: Sequence[Control], work: Path) -> list[Judged]:
-    """Teacher first, then the student, its other budgets, and the controls; empty if nothing is to be judged, or if this
-    machine has no simulator. Evaluations that an earlier run finished are not repeated."""
+    """Teacher first, then the student, its other budgets, and the controls; empty if nothing is to be judged, or if
+    this machine has no simulator. Evaluations that an earlier run finished are not repeated."""
     if not args.eval_episodes:
         return []
     if find_spec("mujoco") is None:

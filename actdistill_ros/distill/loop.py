@@ -51,8 +51,8 @@ def fit(stage: Stage, folder: Path, save_every: int, say: Callable[[str], None] 
         for name, value in stage.update().items():
             if not math.isfinite(value):
                 raise DistillError(
-                    f"{stage.name}: loss {name} is {value} at step {stage.step}; expected a number. The last good state "
-                    f"is {path}. Lower --learning-rate and give another --out, or remove {folder}."
+                    f"{stage.name}: loss {name} is {value} at step {stage.step}; expected a number. The last good "
+                    f"state is {path}. Lower --learning-rate and give another --out, or remove {folder}."
                 )
             curve[name] = 0.98 * curve.get(name, value) + 0.02 * value
         if stage.step % LOG_EVERY == 0 or stage.step == stage.steps:

@@ -31,7 +31,9 @@ class Probing:
         self.teacher, self.config, self._settings = teacher, heads, settings
         self.name, self.steps, self.step = name, settings.steps, 0
         self.heads = make_heads(teacher, heads)
-        self.optimiser = torch.optim.AdamW(self.heads.parameters(), settings.learning_rate, weight_decay=0.01)
+        self.optimiser = torch.optim.AdamW(
+            self.heads.parameters(), settings.learning_rate, weight_decay=0.01, fused=True
+        )
         self.settings = json.dumps({**teacher.settings, **asdict(settings), "heads": asdict(heads)})
 
     def update(self) -> dict[str, float]:

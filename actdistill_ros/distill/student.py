@@ -20,7 +20,7 @@ from actdistill_ros.policy import losses as task
 from actdistill_ros.policy.batches import Batch
 from actdistill_ros.policy.config import RouterConfig
 from actdistill_ros.policy.model import Policy, Prediction
-from actdistill_ros.policy.router import LOWEST_BUDGET, SHARPNESS, Router
+from actdistill_ros.policy.router import LOWEST_BUDGET, Router
 
 EMA = 0.995
 QUIET_AFTER = 0.7  # share of the training after which the gates are no longer shaken
@@ -59,7 +59,7 @@ class StudentSettings:
 
 
 class Student:
-    """Model, heads, optimiser and averaged weights; a `loop.Stage`. Everything random is a function of seed and step."""
+    """Model, heads, optimiser and averaged weights; a `loop.Stage`. What is random depends on seed and step."""
 
     def __init__(
         self, name: str, teacher: Teacher, heads: LayerHeads, place: Tensor, settings: StudentSettings
@@ -77,7 +77,9 @@ class Student:
         kept = [p for key, p in self.model.named_parameters() if p.requires_grad and not key.startswith("router.")]
         new = [*self.heads.parameters(), *(p for p in self.model.router.parameters() if p.requires_grad)]
         groups = [{"params": kept, "peak": settings.learning_rate}, {"params": new, "peak": settings.new_rate}]
-        self.optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+        self.optimiser = torch.optim.AdamW(
+            groups, lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+        )
         self.settings = json.dumps({**teacher.settings, **asdict(settings), "heads": asdict(heads.config)})
 
     def update(self) -> dict[str, float]:
@@ -224,27 +226,20 @@ def calibrate(router: Router, teacher: Teacher, limit: int) -> None:
 def held_out_curve(model: Policy, teacher: Teacher, budgets: list[float], limit: int = 512) -> list[dict[str, float]]:
     """At each budget, on held-out episodes: mean executed share, and losses against the expert (`motion`, `gripper`)
     and against the teacher (`output`)."""
-    rows = []
-    for budget in budgets:
-        calibrated, threshold = model.router.at(budget)
-        parts: list[dict[str, float]] = []
-        for batch in teacher.held_out(limit):
-            given = teacher.give(batch)
-            scores = model.router(given.tokens, given.present, torch.full((len(given.tokens),), calibrated))
+    parts: dict[float, list[list[float]]] = {budget: [] for budget in budgets}
+    for batch in teacher.held_out(limit):
+        given = teacher.give(batch)
+        evidence = model.router.evidence(given.tokens, given.present)
+        wanted = teacher.answer(teacher.trace(given), given)
+        for budget in budgets:
+            at, threshold = model.router.at(budget)
+            scores = model.router.score(evidence, torch.full((len(evidence),), at))
             gates = ((scores > threshold) | model.router.always).float()
             with autocast(teacher.dtype):
                 said = answer(model, model.decoder.trace(given.tokens, given.present, gates), given)
-            wanted = teacher.answer(teacher.trace(given), given)
-            found = task.compute(
-                said, batch.chunk, batch.aux, batch.state[:, -1], teacher.contract.action.execute
-            ).parts
-            parts.append(
-                {
-                    "share": gates.mean().item(),
-                    "motion": found["motion"].item(),
-                    "gripper": found["gripper"].item(),
-                    "output": losses.output(said.motion, said.gripper, wanted.motion, wanted.gripper).item(),
-                }
-            )
-        rows.append({"budget": budget, **{key: float(np.mean([p[key] for p in parts])) for key in parts[0]}})
-    return rows
+            execute = teacher.contract.action.execute
+            found = task.compute(said, batch.chunk, batch.aux, batch.state[:, -1], execute).parts
+            apart = losses.output(said.motion, said.gripper, wanted.motion, wanted.gripper)
+            parts[budget].append([gates.mean().item(), found["motion"].item(), found["gripper"].item(), apart.item()])
+    names = ("share", "motion", "gripper", "output")
+    return [{"budget": b, **dict(zip(names, np.mean(parts[b], axis=0).tolist(), strict=True))} for b in budgets]

@@ -16,7 +16,7 @@ class Router(nn.Module):
     """Gates from pooled vision, language and state (ActDistill Eq. 6), with the budget in place of the bias.
 
     score_l = w_l · z + SHARPNESS · (budget − place_l), gate_l = sigmoid(score_l). `place` says at which budget a layer
-    becomes worth running; it starts from what leaving the layer out costs the teacher, so that an untrained router
+    becomes worth running; it starts from what leaving the layer out costs the teacher, so an untrained router
     already is the best fixed plan of every budget, and training only has to find where the input matters.
 
     always: layers that run whatever the score, (L,) bool. budgets, thresholds, shares: (GRID,) what `calibrate` found.

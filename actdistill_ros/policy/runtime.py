@@ -68,7 +68,7 @@ class PolicyRuntime:
         return self.with_planner(FixedPlan(plan))
 
     def with_random_plans(self, budget: float, seed: int) -> PolicyRuntime:
-        """The same weights with layers drawn at random in each step. Raises ContractError if the budget cannot be met."""
+        """The same weights, layers drawn at random in each step. Raises ContractError if the budget cannot be met."""
         try:
             return self.with_planner(RandomPlan(self._model.config.layers, budget, seed))
         except ValueError as error:
@@ -88,7 +88,7 @@ class PolicyRuntime:
         return self._planner.budget
 
     def set_budget(self, budget: float | None) -> None:
-        """From the next step on; None is the budget that the checkpoint was made for. May be called while a step runs in
+        """From the next step on; None: what the checkpoint was made for. May be called while a step runs in
         another thread.
 
         Raises ContractError if the checkpoint cannot keep to it.
