@@ -171,6 +171,19 @@ def test_a_task_ends_with_the_reason_when_the_arm_leaves_the_policy_and_the_arm_
     assert graph.arm.asked == [ArmState.POLICY]
 
 
+def test_a_task_ends_when_teleop_takes_the_arm_and_does_not_begin_again_when_it_lets_go(graph):
+    goal = graph.send("lift the red block")
+    graph.until_steps(1)
+    graph.arm.become(ArmState.TELEOP, "teleop took over from policy: the dead-man is held")
+    status, result = graph.result(goal)
+    expected = "arm: in mode TELEOP: teleop took over from policy: the dead-man is held"
+    assert (status, result.reason) == (GoalStatus.STATUS_ABORTED, expected)
+    graph.arm.become(ArmState.TELEOP, "teleop has the arm and stands still: the dead-man is not held")
+    chunks, reports = len(graph.arm.chunks), graph.ros.hear(graph.peer, ArmState, "arm/state")
+    graph.ros.until(lambda: len(reports) > 50, "fifty reports of an arm that was let go")
+    assert graph.arm.asked == [ArmState.POLICY] and len(graph.arm.chunks) == chunks
+
+
 def test_a_task_ends_when_the_arm_refuses_the_mode(graph):
     graph.arm.agrees = False
     status, result = graph.result(graph.send("lift the red block"))

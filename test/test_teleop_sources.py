@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import termios
 from pathlib import Path
 
@@ -202,6 +203,11 @@ def test_a_line_that_comes_in_pieces_counts_when_it_is_whole(box):
     line = frame("S,1,0")
     assert not box.send(line[:4]).deadman
     assert box.send(line[4:]).deadman
+
+
+def test_the_line_that_the_page_shows_is_one():
+    (line,) = re.findall(r"`(\$S\S+)` says", (Path(__file__).parents[1] / "docs" / "teleop.md").read_text())
+    assert parse(line.encode()) == (True, False)
 
 
 def test_noise_never_presses_the_dead_man(box):
