@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,8 +15,7 @@ from arm_parts import SETTINGS
 
 from actdistill_ros.arm import sdk_settings
 from actdistill_ros.arm.backend import JointCommand
-from actdistill_ros.arm.emulated.link import EmulatedCan, Record, ask, frames
-from actdistill_ros.arm.frames import MODELS, Command, decode_command
+from actdistill_ros.arm.emulated.process import BusProcess
 from actdistill_ros.arm.sdk_arm import SdkArm
 from actdistill_ros.control.loop import DriverLoop
 from actdistill_ros.control.modes import Mode
@@ -37,22 +34,15 @@ def until(condition: Callable[[], object], what: str, seconds: float = WAIT_S):
     return found
 
 
-class Bus:
-    """An emulated bus, and one arm on it at a time."""
+class Bus(BusProcess):
+    """An emulated bus, and what was made on it, closed with it."""
 
     def __init__(self, folder: Path, model: str = "X5", start: np.ndarray = START) -> None:
-        self.folder, self.model = folder, model
-        self.motors = {motor.id: motor for motor in MODELS[model]}
-        command = [sys.executable, "-m", "actdistill_ros.arm.emulated.bus", "--folder", str(folder), "--model", model]
-        command.append("--start=" + ",".join(str(value) for value in start))
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        while (line := self.process.stdout.readline()).strip() != "ready":
-            assert line, "the emulated bus did not start"
+        super().__init__(folder, model, start.tolist())
         self._closing: list = []
 
     def arm(self, model: str = "", **changes) -> SdkArm:
-        settings = replace(SDK, model=model or self.model, **changes)
-        arm = SdkArm(EmulatedCan("can0", self.folder), settings, emulated=self.folder)
+        arm = super().arm(replace(SDK, model=model or self.model, **changes))
         self._closing.append(arm.close)
         return arm
 
@@ -62,40 +52,6 @@ class Bus:
         self._closing.append(loop.stop)
         loop.start()
         return loop
-
-    def inject(self, **fault) -> None:
-        ask(self.folder, op="inject", **fault)
-
-    def frames(self) -> list[Record]:
-        return frames(self.folder, self.folder / "log")
-
-    def real(self) -> dict[str, list[float]]:
-        """Position, velocity and torque of every motor as they really are."""
-        return ask(self.folder, op="motors")["motors"]
-
-    def commands(self) -> list[tuple[Record, Command]]:
-        """Every command for position, torque or damping that was on the bus."""
-        found = []
-        for record in self.frames():
-            if record.pid and record.id in self.motors:
-                command = decode_command(self.motors[record.id], record.data)
-                found += [(record, command)] if command else []
-        return found
-
-    def last_commands(self) -> dict[int, Command]:
-        """What each motor was told last."""
-        last = ask(self.folder, op="last")["last"]
-        found = {
-            number: decode_command(motor, bytes.fromhex(last[str(number)]))
-            for number, motor in self.motors.items()
-            if str(number) in last
-        }
-        return {number: command for number, command in found.items() if command}
-
-    def damped(self) -> bool:
-        """Whether the last frame to every motor brakes and asks for no position."""
-        last = self.last_commands()
-        return len(last) == 7 and all(command.kp == 0.0 and command.kd > 0.0 for command in last.values())
 
     def processes(self) -> dict[str, int]:
         """Process ids of `guard` and `sdk_child` on this bus, found by their command line."""
@@ -121,11 +77,9 @@ class Bus:
     def close(self) -> None:
         for close in reversed(self._closing):
             close()
-        leftover = until(lambda: not self.processes() or None, "guard and SDK process to end", 5.0)
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(5)
-        self.process.stdout.close()
-        assert leftover
+        gone = until(lambda: not self.processes(), "guard and SDK process to end", 5.0)
+        super().close()
+        assert gone
 
 
 @pytest.fixture
@@ -142,16 +96,10 @@ def l5(tmp_path):
     bus.close()
 
 
-def stiff(bus: Bus) -> bool:
-    """Whether the last frame to every joint asks for a position."""
-    last = bus.last_commands()
-    return len(last) == 7 and all(command.kp > 10.0 for number, command in last.items() if number != 8)
-
-
 def holding(loop: DriverLoop, bus: Bus) -> DriverLoop:
     """The driver holds the arm under power."""
     assert loop.set_mode(Mode.HOLD) == ""
-    until(lambda: stiff(bus), "power")
+    until(bus.stiff, "power")
     return loop
 
 

@@ -94,6 +94,17 @@ def test_a_motor_that_was_away_and_is_back_owes_nothing():
     assert wire.run(0.01).faults == {}
 
 
+def test_answers_that_stay_behind_are_late():
+    monitor, motor = BusMonitor(SDK), X5[3]
+    for cycle in range(100):
+        at = 100.0 + 0.002 * cycle
+        monitor.take(motor.id, damping(motor, 1.0), at)
+        if cycle < 10 or cycle >= 45:  # from the tenth cycle on they come 70 ms late
+            monitor.take(*encode_answer(motor, Answer(0.5, 0.0, 0.0, 1, (30, 30))), at)
+        words = monitor.faults(monitor.answers(), at).get("joint4", "")
+    assert words == "answers late"
+
+
 def test_few_lost_answers_are_no_lateness():
     wire = Wire()
     wire.lose = 100

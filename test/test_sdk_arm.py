@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from sdk_parts import SDK, START, bus, fault_of, holding, l5, stiff, sweep, until  # noqa: F401
+from sdk_parts import SDK, START, bus, fault_of, holding, l5, sweep, until  # noqa: F401
 
 from actdistill_ros.arm.backend import ArmError, JointCommand
 from actdistill_ros.arm.sdk_arm import OPEN_READOUT_RAD
@@ -57,7 +57,7 @@ def test_every_motor_tells_when_it_answered_and_a_mute_one_ages(bus):
 def test_power_comes_on_gently_and_where_the_arm_is(bus):
     loop = bus.loop()
     loop.set_mode(Mode.HOLD)
-    until(lambda: stiff(bus), "power")
+    until(bus.stiff, "power")
     joint2 = [command for record, command in bus.commands() if record.id == 2]
     gains = [command.kp for command in joint2 if command.kp > 0.0]
     assert gains[0] < 0.6 * SDK.kp[1] and max(np.diff(gains)) < 0.5 * SDK.kp[1]
@@ -69,7 +69,7 @@ def test_a_target_from_before_is_not_run_to_when_power_comes_back(bus):
     arm.connect()
     sweep(arm, 0.3)
     arm.damp()
-    until(lambda: bus.damped(), "damping")
+    until(bus.damped, "damping")
     mark = time.monotonic()
     bus.inject(motor="joint1", position_rad=0.15)
     until(lambda: arm.read().position_rad[0] > 0.1, "the arm moved by hand")
@@ -85,7 +85,7 @@ def test_a_target_far_from_the_arm_is_refused_when_power_comes_on(bus):
     arm.connect()
     with pytest.raises(ArmError, match="the first target is 1.00 rad from where the arm is, expected at most 0.06 rad"):
         until(lambda: arm.send(JointCommand(START + 1.0, 1.0)) or arm.read() is None, "the refusal")
-    until(lambda: bus.damped(), "damping")
+    until(bus.damped, "damping")
     assert not any(command.kp for _, command in bus.commands())
 
 
@@ -136,11 +136,11 @@ def test_a_driver_that_falls_silent_is_held_and_then_damped(bus):
     arm.connect()
     sweep(arm, 0.2)
     silent_s = time.monotonic()
-    until(lambda: bus.damped(), "damping", 3.0)
+    until(bus.damped, "damping", 3.0)
     held = [r.time_s for r, c in bus.commands() if c.kp > 0.0][-1] - silent_s
     assert SDK.command_timeout_s < held < SDK.command_timeout_s + SDK.hold_to_damping_s + 0.3
     arm.send(JointCommand(arm.read().position_rad, 1.0))
-    until(lambda: stiff(bus), "power again")
+    until(bus.stiff, "power again")
 
 
 def test_settings_with_a_typo_or_a_wrong_value_are_refused(tmp_path):

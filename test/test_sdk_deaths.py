@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from sdk_parts import Bus, bus, fault_of, holding, kill, stiff, until  # noqa: F401
+from sdk_parts import Bus, bus, fault_of, holding, kill, until  # noqa: F401
 
 from actdistill_ros.control.modes import Mode
 
@@ -36,7 +36,7 @@ def driver(bus: Bus) -> subprocess.Popen:
     code = DRIVER.format(tests=str(Path(__file__).parent), folder=str(bus.folder))
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout.readline().strip() == "moving"
-    until(lambda: stiff(bus), "motion")
+    until(bus.stiff, "motion")
     return process
 
 
@@ -45,7 +45,7 @@ def test_an_sdk_process_that_is_killed_is_named_and_the_motors_damp(bus):
     began = time.monotonic()
     kill(bus.processes()["sdk_child"])
     fault_of(loop, "ERROR: the vendor SDK was killed by SIGKILL", Mode.DAMPING)
-    until(lambda: bus.damped(), "damping frames")
+    until(bus.damped, "damping frames")
     assert time.monotonic() - began < 1.0
     last = [record.pid for record in bus.frames() if record.pid][-7:]
     assert len(set(last)) == 1 and last[0] == bus.processes().get("guard", last[0])
@@ -58,7 +58,7 @@ def test_an_sdk_process_that_hangs_is_killed_and_the_motors_damp(bus):
     stuck = bus.processes()["sdk_child"]
     kill(stuck, signal.SIGSTOP)
     fault_of(loop, "ERROR: the vendor SDK got stuck and commanded nothing for", Mode.DAMPING)
-    until(lambda: bus.damped(), "damping frames")
+    until(bus.damped, "damping frames")
     until(lambda: not Path(f"/proc/{stuck}").exists(), "the end of the SDK process")
 
 
@@ -66,7 +66,7 @@ def test_a_guard_that_is_killed_is_named_and_the_motors_damp(bus):
     loop = holding(bus.loop(), bus)
     kill(bus.processes()["guard"])
     fault_of(loop, "ERROR: the guard of can0 ended", Mode.DAMPING)
-    until(lambda: bus.damped(), "damping")
+    until(bus.damped, "damping")
     until(lambda: not bus.processes(), "the end of both processes")
     assert bus.damped()
     assert loop.set_mode(Mode.IDLE, reset=True) == ""
@@ -89,7 +89,7 @@ def test_guard_and_sdk_process_killed_together_leave_motors_that_the_driver_damp
     for name in ("guard", "sdk_child"):
         kill(processes[name])
     fault_of(loop, "ERROR: the guard of can0 ended", Mode.DAMPING)
-    until(lambda: bus.damped(), "damping frames")
+    until(bus.damped, "damping frames")
 
 
 def test_a_driver_whose_whole_group_is_killed_mid_motion_leaves_an_arm_that_rests_and_then_damps(bus):
@@ -114,4 +114,4 @@ def test_everything_killed_at_once_holds_by_design(bus):
     process.wait()
     process.stdout.close()
     until(lambda: not bus.processes(), "the end of all")
-    assert stiff(bus)  # nobody is left: the motors keep their last target, and only the power switch ends that
+    assert bus.stiff()  # nobody is left: the motors keep their last target, and only the power switch ends that

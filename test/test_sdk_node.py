@@ -14,7 +14,7 @@ from dataclasses import replace
 import pytest
 from arm_parts import HOME_Q, action, chunk
 from ros_rig import ros  # noqa: F401
-from sdk_parts import Bus, stiff, until
+from sdk_parts import Bus, until
 
 from actdistill_ros.msg import ActionChunk, ArmState
 from actdistill_ros.nodes import qos
@@ -48,7 +48,7 @@ class Node:
         future = modes.call_async(SetMode.Request(mode=ArmState.POLICY))
         ros.until(future.done, "an answer of arm/set_mode")
         assert future.result().success, future.result().message
-        ros.until(lambda: stiff(bus), "power")
+        ros.until(bus.stiff, "power")
 
     def move(self) -> None:
         self.chunks.publish(chunk_message(replace(chunk(*[action(x=0.01)] * 8, stamp_s=time.time()))))

@@ -34,8 +34,6 @@ NEVER = 0.0
 LATELY_S = 1.0
 FRESH_SHARE, LATE_SHARE = 0.25, 0.5
 """Shares of the answer timeout: how old an answer of a motor that answers is, how far behind its answers may be."""
-AWAY = 3.0
-"""Answer timeouts after which a motor was away, not late."""
 FORGIVEN_HZ = 10.0
 """Lost answers that are forgiven per second."""
 
@@ -95,7 +93,7 @@ class BusMonitor:
 
     def _answered(self, index: int, data: bytes, now_s: float) -> None:
         track = self.tracks[index]
-        if now_s - track.answered_s > AWAY * self._settings.answer_timeout_s:
+        if now_s - track.answered_s > self._settings.answer_timeout_s:
             track.owed.clear()  # what it did not hear it does not owe
         elif track.owed:
             track.owed.popleft()
@@ -182,5 +180,5 @@ class BusMonitor:
 
 
 def foreign_words(identifier: int) -> str:
-    kind = "error" if identifier & ERROR_FLAG else "extended" if identifier & EXTENDED_FLAG else "standard"
-    return f"a {kind} frame with id 0x{identifier & ID_MASK:X} that belongs to no motor of this arm is on the bus"
+    kind = "an error" if identifier & ERROR_FLAG else "an extended" if identifier & EXTENDED_FLAG else "a standard"
+    return f"{kind} frame with id 0x{identifier & ID_MASK:X} that belongs to no motor of this arm is on the bus"

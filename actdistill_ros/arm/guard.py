@@ -27,6 +27,7 @@ from actdistill_ros.arm.sdk_settings import SdkSettings
 
 PERIOD_S = 0.005
 REST_S = 0.2
+OFF_S, UNPOWERED_S = 0.1, 0.1
 FIRST_S = 1.5  # a connecting SDK that has begun to talk is ready, or stuck, after this
 WORDS = 6  # last lines of the SDK that may explain its end
 
@@ -73,10 +74,10 @@ class Guard:
         self._first_s = self._beat_s = 0.0
         self._ready, self._reason, self._lines = False, "", [""]
         self._sequence = self._done = 0
-        self._share, self._sent_s = 0.0, 0.0
+        self._share, self._powered = 0.0, False
         self._told: dict[str, str] = {}
         self._leaving_s: float | None = None
-        self._bus_gone = False
+        self._bus_gone, self._off_s = False, 0.0
         self._orderly = False
         self._damper = Damper(self._listener, self._monitor, settings)
         self._selector = selectors.DefaultSelector()
@@ -124,7 +125,9 @@ class Guard:
     def _over(self) -> bool:
         if self._leaving_s is None or self._process.poll() is None:
             return False
-        return self._damper.acknowledged or time.monotonic() - self._leaving_s > LINGER_S
+        # Motors that never had power in this connection need no proof that they have none.
+        linger_s = LINGER_S if self._powered else UNPOWERED_S
+        return self._damper.acknowledged or time.monotonic() - self._leaving_s > linger_s
 
     # -- what is heard
     def _on_frames(self) -> None:
@@ -156,6 +159,7 @@ class Guard:
                 return
             if message[:1] == b"H":
                 _, self._done, self._beat_s, self._share = wire.HEARTBEAT.unpack(message)
+                self._powered = self._powered or self._share > 0.0
             elif b"ready" in message:
                 self._on_ready()
             elif b"error" in message:
@@ -213,8 +217,16 @@ class Guard:
                 self._fail(f"the vendor SDK did not come up within {settings.connect_timeout_s} s")
         elif now - monitor.commanded_s > settings.silence_timeout_s:
             self._fail(self._stuck(f"and commanded nothing for {now - monitor.commanded_s:.2f} s"))
+        elif off := self._switched_off(now):
+            self._fail(f"{off} switched off by itself: check its supply; a new connection switches it on again")
         elif now - self._beat_s > settings.heartbeat_timeout_s:
             self._fail(f"the SDK process stands still for {now - self._beat_s:.1f} s")
+
+    def _switched_off(self, now: float) -> str:
+        """Motors that lost their supply and have it again: the SDK switches them on only while it connects."""
+        off = [name for name, words in self._told.items() if words == "switched off"]
+        self._off_s = (self._off_s or now) if off else 0.0
+        return ", ".join(off) if off and now - self._off_s > OFF_S else ""
 
     def _stuck(self, when: str) -> str:
         faults = self._monitor.faults(self._monitor.answers(), time.monotonic())

@@ -206,4 +206,7 @@ REMEDIES = {
     "overload": "free the joint from what blocks it",
     "driver too hot": "let the motor cool down",
     "coil too hot": "let the motor cool down",
+    "switched off": "check its supply",
+    "lost communication": "check its cable and the bus",
+    "answers late": "check the adapter, and that this machine is not overloaded",
 }

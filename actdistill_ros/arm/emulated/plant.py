@@ -19,6 +19,7 @@ OPEN_READOUT_RAD = 5.03  # gripper motor at opening 1, in the vendor SDK's confi
 STEP_S = 0.0005
 INERTIA = (0.30, 0.30, 0.20, 0.05, 0.03, 0.02, 0.003)  # [kg m²] about each axis, rough
 FRICTION = (0.2, 0.2, 0.2, 0.05, 0.05, 0.05, 0.01)  # [Nm s/rad]
+STRENGTH = (58.0, 58.0, 58.0, 7.6, 7.6, 7.6, 7.6)  # [Nm], where the motors' scales end
 STOPS = (
     *((low - 0.02, high + 0.02) for low, high in zip(JOINT_MIN.tolist(), JOINT_MAX.tolist(), strict=True)),
     (0.0, OPEN_READOUT_RAD),
@@ -87,8 +88,8 @@ class JointModel:
     def look(self, index: int, now_s: float) -> tuple[float, float, float]:
         self._advance(index, now_s)
         command, q, v = self._commands[index], self._q[index], self._v[index]
-        torque = command.kp * (command.position_rad - q) + command.kd * (command.velocity_rad_s - v)
-        return q, v, torque + command.torque_nm
+        torque = command.kp * (command.position_rad - q) + command.kd * (command.velocity_rad_s - v) + command.torque_nm
+        return q, v, min(max(torque, -STRENGTH[index]), STRENGTH[index])
 
     def place(self, index: int, position_rad: float) -> None:
         self._q[index], self._v[index] = position_rad, 0.0
@@ -106,14 +107,15 @@ class JointModel:
             self._weighed_s = now_s
             self._load[:6] = self._gravity.torque(np.array(self._q[:6])).tolist()
         command, q, v, load = self._commands[index], self._q[index], self._v[index], self._load[index]
+        kp, kd, target, most = command.kp, command.kd, command.position_rad, STRENGTH[index]
+        feed = command.kd * command.velocity_rad_s + command.torque_nm
         steps = max(1, int((now_s - last) / STEP_S + 0.5))
         step = (now_s - last) / steps
-        push = command.kd * command.velocity_rad_s + command.torque_nm - load
-        per, brake = step / INERTIA[index], command.kd + FRICTION[index]
+        per, friction = step / INERTIA[index], FRICTION[index]
         low, high = min(STOPS[index][0], q), max(STOPS[index][1], q)
         for _ in range(min(steps, 4000)):
-            # Damping is taken implicitly, so that high gains cannot make the model explode.
-            v = (v + per * (command.kp * (command.position_rad - q) + push)) / (1.0 + per * brake)
+            torque = kp * (target - q) - kd * v + feed
+            v += per * (min(max(torque, -most), most) - load - friction * v)
             q += step * v
             if not low < q < high:
                 q, v = min(max(q, low), high), 0.0

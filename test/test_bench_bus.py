@@ -1,0 +1,30 @@
+"""The benches that need a bus: bad commands end in frames inside the limits, faults end safe."""
+
+from __future__ import annotations
+
+import numpy as np
+from arm_parts import HOME_Q
+
+from actdistill_ros.bench import bus_fuzz, driver_faults
+from actdistill_ros.control.limits import JOINT_MAX
+
+
+def test_no_command_however_bad_puts_a_frame_outside_the_limits(tmp_path):
+    found = bus_fuzz.run(tmp_path, HOME_Q, commands=3000, seed=1)
+    assert found["violations"] == [] and found["frames"] > 1000
+    assert max(found["worst_step_rad"]) > 0.001  # the arm did move
+
+
+def test_frames_outside_the_limits_and_jumps_are_found():
+    checker = bus_fuzz.FrameChecker()
+    checker._check_motor(0, np.array([[1.0, 0.0], [1.002, 0.5], [1.004, JOINT_MAX[0] + 0.1]]))
+    words = " ".join(checker.violations)
+    assert "joint1 was sent to 2.7180 rad" in words and "joint1 stepped 0.5000 rad between two frames" in words
+
+
+def test_each_injected_fault_is_named_and_ends_safe(tmp_path, monkeypatch):
+    some = [fault for fault in driver_faults.FAULTS if fault.name in ("coil too hot", "foreign frame", "bus-off")]
+    monkeypatch.setattr(driver_faults, "FAULTS", some)
+    report = driver_faults.run(tmp_path, HOME_Q)
+    assert report["injected"] == report["safe"] == 3, report["rows"]
+    assert [row["end"] for row in report["rows"]] == ["HOLD", "DAMPING", "DAMPING"]
