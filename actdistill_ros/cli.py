@@ -17,6 +17,7 @@ COMMANDS = {
     "teleop": ("actdistill_ros.teleop.command", "jog a running arm by keyboard, gamepad or with a serial switch"),
     "trials": ("actdistill_ros.trials.run", "task trials through the running graph, with a report"),
     "bench images": ("actdistill_ros.bench.images", "image delivery and latency, camera to inference"),
+    "bench driver": ("actdistill_ros.bench.driver", "bad commands, punctuality and faults of the arm driver"),
     "bench depth": ("actdistill_ros.bench.depth", "time of the decoder under a plan, against all layers"),
     "doctor": ("actdistill_ros.doctor", "what this machine has and what it lacks"),
 }

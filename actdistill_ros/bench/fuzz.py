@@ -1,0 +1,218 @@
+"""Throws random and adversarial commands at the driver core and measures every joint command that comes out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from actdistill_ros.arm.backend import JointCommand, JointFeedback
+from actdistill_ros.contract.chunk import Chunk
+from actdistill_ros.contract.observation import ArmPose
+from actdistill_ros.control import trajectory
+from actdistill_ros.control.collision import clearance
+from actdistill_ros.control.driver import Driver
+from actdistill_ros.control.kinematics import forward, solve
+from actdistill_ros.control.limits import JOINT_MAX, JOINT_MIN
+from actdistill_ros.control.modes import Mode
+from actdistill_ros.control.operator import Twist
+from actdistill_ros.control.settings import DriverSettings
+from actdistill_ros.control.trajectory import Trajectory
+
+ODD = (np.nan, np.inf, -np.inf, 1e300, -1e300, 1e12, 1e-300, 5e-324, -0.0)
+START = solve(
+    ArmPose(np.array([0.25, 0.0, 0.10]), np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])),
+    np.array([0.0, 1.5, 1.2, -1.2, 0.0, 0.0]),
+).q
+WORKSPACE_SLACK_M = 0.003
+"""A policy's action goes through joint space, so that between its ends the TCP leaves the straight line a little."""
+CLOSE_EVERY = 10
+"""How often, in ticks, the distance of the arm to itself is looked at."""
+
+
+@dataclass
+class Findings:
+    """Worst commanded values as share of their limit, what was sent, and what must not have happened (in words)."""
+
+    commands: int = 0
+    ticks: int = 0
+    speed: float = 0.0
+    acceleration: float = 0.0
+    jerk: float = 0.0
+    outside_workspace_m: float = 0.0
+    clearance_m: float = np.inf
+    sent: Counter = field(default_factory=Counter)
+    accepted: Counter = field(default_factory=Counter)
+    violations: list[str] = field(default_factory=list)
+
+
+class Fuzz:
+    """One driver, an arm that goes where it is told, a clock of its own; the same seed gives the same run."""
+
+    def __init__(self, settings: DriverSettings, seed: int = 0) -> None:
+        self._settings, self._rng = settings, np.random.default_rng(seed)
+        self._now_s, self._q, self._gripper = 1000.0, START.copy(), 1.0
+        self._faults: dict[str, str] = {}
+        self._answered_s, self._answers = self._now_s, True
+        self._driver = Driver(settings, lambda: self._now_s, self._feedback())
+        self._recent: list[np.ndarray] = []
+        self.found = Findings()
+        self._commands = (
+            (self._chunk, 40), (self._twist, 25), (self._deadman, 15), (self._mode, 6), (self._gripper_command, 4),
+            (self._trajectory, 3), (self._unreadable, 3), (self._speed_scale, 2), (self._trouble, 2),
+        )  # fmt: skip
+
+    def run(self, commands: int) -> Findings:
+        kinds = [kind for kind, _ in self._commands]
+        weights = np.array([weight for _, weight in self._commands], float)
+        for _ in range(commands):
+            kind = kinds[self._rng.choice(len(kinds), p=weights / weights.sum())]
+            name = kind.__name__.strip("_")
+            self.found.commands += 1
+            self.found.sent[name] += 1
+            try:
+                if self._rng.random() < 0.3:
+                    self._give_to_the_policy()
+                self.found.accepted[name] += kind()
+                for _ in range(int(self._rng.choice([0, 1, 1, 2, 10], p=[0.2, 0.3, 0.2, 0.2, 0.1]))):
+                    self._tick()
+            except Exception as error:
+                self._violated(f"{name} raised {error!r}")
+        return self.found
+
+    def _give_to_the_policy(self) -> None:
+        """As a patient human would; without it the driver would stand still most of the time."""
+        if self._driver.state().mode is not Mode.POLICY:
+            self._faults, self._answers = {}, True
+            self._tick()
+            self._driver.deadman(False)
+            self._driver.set_mode(Mode.POLICY, reset=True)
+
+    # -- commands; each says whether it was accepted
+    def _chunk(self) -> bool:
+        rng, rows = self._rng, int(self._rng.integers(1, 5))
+        size = rng.choice([1e-12, 0.3, 1.0, 1.0, 3.0, 100.0])
+        actions = rng.uniform(-1.0, 1.0, (rows, 7)) * size * np.array([0.02, 0.02, 0.02, 0.08, 0.08, 0.08, 0.0])
+        if rng.random() < 0.3:  # flips: there and back as far as allowed
+            actions[:] = actions[0] * np.where(np.arange(rows) % 2, -1.0, 1.0)[:, None]
+        actions[:, 6] = rng.uniform(-0.05, 1.05, rows)
+        stamp_s, period_s, execute = self._stamp(), float(rng.choice([0.02, 0.05, 0.1, 0.1, 0.3])), rows
+        if rng.random() < 0.15:
+            actions[rng.integers(rows), rng.integers(7)] = rng.choice(ODD)
+        if rng.random() < 0.05:
+            period_s, execute = float(rng.choice(ODD)), int(rng.integers(-2, 9))
+        if rng.random() < 0.03:
+            actions = actions[:, : int(rng.integers(0, 7))]
+        return not self._driver.offer(Chunk(actions, period_s, execute, stamp_s, "fuzz", "fuzz"))
+
+    def _twist(self) -> bool:
+        rng = self._rng
+        parts = rng.uniform(-1.0, 1.0, 6) * rng.choice([1e-9, 0.1, 0.3, 1.0, 1e6])
+        if rng.random() < 0.05:
+            parts[rng.integers(6)] = rng.choice(ODD)
+        stamp_s = self._stamp() if rng.random() < 0.1 else self._now_s
+        return not self._driver.jog(Twist(parts[:3], parts[3:], bool(rng.random() < 0.5), stamp_s))
+
+    def _deadman(self) -> bool:
+        self._driver.deadman(bool(self._rng.random() < 0.75))
+        return True
+
+    def _mode(self) -> bool:
+        mode = Mode(int(self._rng.choice(6, p=[0.05, 0.35, 0.2, 0.25, 0.1, 0.05])))
+        return not self._driver.set_mode(mode, reset=bool(self._rng.random() < 0.7))
+
+    def _gripper_command(self) -> bool:
+        return not self._driver.grip(float(self._rng.choice([0.0, 0.5, 1.0, -0.04, 255.0, np.nan, np.inf])))
+
+    def _trajectory(self) -> bool:
+        rng, count = self._rng, int(self._rng.integers(1, 6))
+        positions = self._driver.joints + np.cumsum(rng.normal(0.0, rng.choice([0.01, 0.1, 1.0]), (count, 6)), axis=0)
+        times = np.cumsum(rng.uniform(0.0, rng.choice([0.01, 0.5]), count))
+        if rng.random() < 0.2:
+            (positions.reshape(-1) if rng.random() < 0.5 else times)[-1] = rng.choice(ODD)
+        wanted = Trajectory(positions, times, self._stamp() if rng.random() < 0.3 else 0.0)
+        way, why = trajectory.judge(wanted, self._driver.joints, self._now_s, self._settings)
+        return not why and not self._driver.follow(way)
+
+    def _unreadable(self) -> bool:
+        """What the edge says of a message in another frame."""
+        refuse = self._driver.refuse if self._rng.random() < 0.5 else self._driver.refuse_teleop
+        refuse("frame_id is 'camera', expected 'base_link'")
+        return False
+
+    def _speed_scale(self) -> bool:
+        try:
+            self._driver.set_speed_scale(float(self._rng.choice([0.1, 0.5, 1.0, 1.0, 0.0, -1.0, 2.0, np.nan])))
+        except ValueError:
+            return False
+        return True
+
+    def _trouble(self) -> bool:
+        """A motor fault, or answers that stop; or all is well again."""
+        self._faults = {"joint3": "overload"} if self._rng.random() < 0.3 else {}
+        self._answers = bool(self._rng.random() < 0.7)
+        return True
+
+    def _stamp(self) -> float:
+        """Mostly now; sometimes long past, to come, zero, or no time at all."""
+        ages = [0.0, 0.01, 0.3, 5.0, 1e6, -0.04, -1.0, 1000.0, np.nan, np.inf]
+        return self._now_s - float(self._rng.choice(ages, p=[0.6, 0.15, 0.1, 0.03, 0.02, 0.03, 0.02, 0.02, 0.02, 0.01]))
+
+    # -- the arm and what it is told
+    def _feedback(self) -> JointFeedback:
+        if self._answers:
+            self._answered_s = self._now_s
+        return JointFeedback(
+            self._q.copy(), np.zeros(6), np.zeros(6), self._gripper, self._answered_s, dict(self._faults)
+        )
+
+    def _tick(self) -> None:
+        odd = self._rng.random() < 0.01
+        passed_s = float(self._rng.uniform(-0.02, 0.1)) if odd else self._settings.tick_s
+        self._now_s += passed_s
+        command = self._driver.tick(self._feedback()).command
+        self.found.ticks += 1
+        if odd or command is None:
+            self._recent.clear()
+        if command is not None:
+            self._look(command)
+            self._q, self._gripper = command.position_rad, command.gripper
+
+    def _look(self, command: JointCommand) -> None:
+        q, found = command.position_rad, self.found
+        if not (np.isfinite(q).all() and np.isfinite(command.gripper)):
+            return self._violated(f"command is not finite: {q}, {command.gripper}")
+        if (q < JOINT_MIN - 1e-9).any() or (q > JOINT_MAX + 1e-9).any() or not 0.0 <= command.gripper <= 1.0:
+            self._violated(f"command is outside its range: {q}, {command.gripper}")
+        at = forward(q).position_m
+        low, high = self._settings.workspace_min_m, self._settings.workspace_max_m
+        found.outside_workspace_m = max(found.outside_workspace_m, float(np.max(np.maximum(low - at, at - high))))
+        if found.outside_workspace_m > WORKSPACE_SLACK_M:
+            self._violated(f"TCP is {1000 * found.outside_workspace_m:.1f} mm outside the workspace at {at}")
+        if found.ticks % CLOSE_EVERY == 0:
+            found.clearance_m = min(found.clearance_m, clearance(q, self._settings.table_z_m).distance_m)
+            if found.clearance_m < 0.0:
+                self._violated(f"the arm touches itself at joints {q}")
+        self._recent = [*self._recent[-3:], q]
+        self._derivatives()
+
+    def _derivatives(self) -> None:
+        settings, found, tick_s = self._settings, self.found, self._settings.tick_s
+        if len(self._recent) < 2:
+            return
+        v = np.diff(np.array(self._recent), axis=0) / tick_s
+        a, j = np.diff(v, axis=0) / tick_s, np.diff(v, n=2, axis=0) / tick_s**2
+        for name, values, limit in (
+            ("speed", v, settings.joint_speed_limit),
+            ("acceleration", a, settings.joint_acceleration_limit_rad_s2),
+            ("jerk", j, settings.joint_jerk_limit_rad_s3),
+        ):
+            share = float(np.max(np.abs(values) / limit)) if len(values) else 0.0
+            setattr(found, name, max(getattr(found, name), share))
+            if share > 1.0 + 1e-6:
+                self._violated(f"{name} is {share:.3f} of its limit")
+
+    def _violated(self, words: str) -> None:
+        self.found.violations.append(words)
+        self._recent.clear()

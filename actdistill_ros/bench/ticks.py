@@ -1,0 +1,109 @@
+"""How punctual the driver's loop is while the policy computes beside it in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from actdistill_ros.arm.backend import JointCommand, JointFeedback
+from actdistill_ros.bench.fuzz import START
+from actdistill_ros.contract.chunk import Chunk
+from actdistill_ros.control.loop import DriverLoop
+from actdistill_ros.control.modes import Mode
+from actdistill_ros.control.settings import DriverSettings
+
+WARM_UP_S = 1.0
+
+
+@dataclass(frozen=True)
+class Punctuality:
+    """late_p50_ms, late_p99_ms, late_max_ms: how much longer than its period a cycle was; missed_ticks: cycles that were
+    late by a whole period or more, counted in periods; beside_policy: whether one computed meanwhile."""
+
+    ticks: int
+    late_p50_ms: float
+    late_p99_ms: float
+    late_max_ms: float
+    missed_ticks: int
+    beside_policy: bool
+
+
+class EchoArm:
+    """An arm that is where it is told to be, and notes when it was asked."""
+
+    def __init__(self) -> None:
+        self.asked_s: list[float] = []
+        self._command = JointCommand(START.copy(), 1.0)
+
+    def connect(self) -> JointFeedback:
+        return self.read()
+
+    def send(self, command: JointCommand) -> None:
+        self._command = command
+
+    def read(self) -> JointFeedback:
+        self.asked_s.append(time.monotonic())
+        at, zero = self._command, np.zeros(6)
+        return JointFeedback(at.position_rad, zero, zero, at.gripper, time.time(), {})
+
+    def damp(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def measure(settings: DriverSettings, rate_hz: float, seconds: float, checkpoint: Path | None) -> Punctuality:
+    """Runs for `seconds` of real time; checkpoint: policy that steps without pause meanwhile. Raises RuntimeError."""
+    arm = EchoArm()
+    loop = DriverLoop(replace(settings, rate_hz=rate_hz), arm)
+    with _policy(checkpoint):
+        loop.start()
+        try:
+            loop.set_mode(Mode.POLICY)
+            until = time.monotonic() + WARM_UP_S + seconds
+            direction = 1.0
+            while time.monotonic() < until:
+                rows = np.zeros((4, 7))
+                rows[:, 0] = 0.01 * direction
+                loop.offer(Chunk(rows, 0.1, 4, time.time(), "back and forth", "bench"))
+                direction = -direction
+                time.sleep(0.4)
+        finally:
+            loop.stop()
+    asked_s = np.array(arm.asked_s[1:])
+    asked_s = asked_s[asked_s > asked_s[0] + WARM_UP_S]
+    return summarise(np.diff(asked_s), 1.0 / rate_hz, checkpoint is not None)
+
+
+def summarise(cycles_s: np.ndarray, period_s: float, beside_policy: bool) -> Punctuality:
+    late_s = np.maximum(cycles_s - period_s, 0.0)
+    p50, p99 = np.percentile(late_s, (50, 99)) * 1e3
+    missed = int(np.sum(np.floor(late_s / period_s + 1e-9)))
+    return Punctuality(
+        len(cycles_s), round(p50, 3), round(p99, 3), round(float(late_s.max()) * 1e3, 3), missed, beside_policy
+    )
+
+
+@contextmanager
+def _policy(checkpoint: Path | None) -> Iterator[None]:
+    if checkpoint is None:
+        yield
+        return
+    command = [sys.executable, "-m", "actdistill_ros.bench.policy_load", str(checkpoint)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        if process.stdout.readline().strip() != "ready":
+            raise RuntimeError(f"{' '.join(command)} did not start; run it by hand to see why")
+        yield
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
