@@ -20,6 +20,7 @@ COMMANDS = {
     "bench driver": ("actdistill_ros.bench.driver", "bad commands, punctuality and faults of the arm driver"),
     "bench depth": ("actdistill_ros.bench.depth", "time of the decoder under a plan, against all layers"),
     "doctor": ("actdistill_ros.doctor", "what this machine has and what it lacks"),
+    "doctor arm": ("actdistill_ros.arm.doctor", "the arm's adapter, bus and motors: what is wrong and how to mend it"),
 }
 """Each module has `add_arguments(parser)` and `run(args) -> exit code`."""
 
