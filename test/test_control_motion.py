@@ -92,6 +92,16 @@ def test_a_policy_that_changes_its_mind_at_every_action_stays_within_all_limits(
     assert speed > 0.3
 
 
+@pytest.mark.parametrize(
+    "step", [{"x": 0.02, "rz": 0.15}, {"y": 0.02, "rz": -0.1}, {"z": -0.02, "rx": 0.1}, {"y": -0.02}]
+)
+def test_an_action_as_large_as_the_demonstrations_arrives_in_its_period_even_from_rest_to_rest(step):
+    bench = Bench().activate()
+    bench.driver.offer(bench.chunk(action(**step)))
+    bench.run(0.1)
+    assert bench.state.actions_done == 1 and not any("takes" in event for event in bench.events)
+
+
 def test_the_tcp_stays_within_its_limits_while_it_follows_the_policy():
     bench = Bench(tcp_speed_limit_m_s=0.25, tcp_acceleration_limit_m_s2=5.0).activate()
     bench.driver.offer(bench.chunk(*[action(x=0.03), action(y=0.03), action(x=-0.03), action(y=-0.03)] * 2))
