@@ -37,8 +37,8 @@ def until(condition: Callable[[], object], what: str, seconds: float = WAIT_S):
 class Bus(BusProcess):
     """An emulated bus, and what was made on it, closed with it."""
 
-    def __init__(self, folder: Path, model: str = "X5", start: np.ndarray = START) -> None:
-        super().__init__(folder, model, start.tolist())
+    def __init__(self, folder: Path, model: str = "X5", start: np.ndarray = START, world: Path | None = None) -> None:
+        super().__init__(folder, model, start.tolist(), world)
         self._closing: list = []
 
     def arm(self, model: str = "", **changes) -> SdkArm:

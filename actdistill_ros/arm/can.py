@@ -165,7 +165,7 @@ def _what_there_is(name: str) -> str:
         return f"CAN interfaces here: {', '.join(found)}"
     return (
         "this machine has no CAN interface. Plug the adapter in and look with `ip link`; a serial one (slcan) needs "
-        "`sudo slcand -o -f -s8 /dev/ttyACM0 can0 && sudo ip link set can0 up`"
+        "`sudo slcand -o -c -s8 /dev/ttyACM0 can0 && sudo ip link set can0 up`"
     )
 
 

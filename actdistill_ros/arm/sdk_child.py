@@ -48,7 +48,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         hand = Hand(settings, args.interface)
     except Exception as error:
-        wire.give(connection, wire.words(error=str(error)))
+        mend = ": make setup, or pip install arx5-interface==0.1.5" if isinstance(error, ModuleNotFoundError) else ""
+        wire.give(connection, wire.words(error=f"{error}{mend}"))
         sys.stdout.flush()
         os._exit(1)  # a damaged SDK aborts in its own clean-up
     wire.give(connection, wire.words(ready=True))

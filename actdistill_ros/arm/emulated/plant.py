@@ -13,7 +13,7 @@ import numpy as np
 from actdistill_ros.arm.backend import ArmError
 from actdistill_ros.arm.frames import Command
 from actdistill_ros.control.limits import JOINT_MAX, JOINT_MIN
-from actdistill_ros.sim.protocol import DRIVE, FEEDBACK, MOTORS, endpoint
+from actdistill_ros.sim.protocol import COMMAND, DRIVE, FEEDBACK, MOTORS, endpoint
 
 OPEN_READOUT_RAD = 5.03  # gripper motor at opening 1, in the vendor SDK's configuration
 STEP_S = 0.0005
@@ -136,6 +136,7 @@ class WorldPlant:
             ) from error
         self._gravity = Gravity(model)
         self._commands = [RELAXED] * 7
+        self._asleep = set(range(6))
         self._q, self._v, self._torque, self._load = (np.zeros(6) for _ in range(4))
         self._gripper, self._asked_s, self._waiting = 0.0, -WORLD_PERIOD_S, False
         self.tick(0.0)
@@ -145,6 +146,7 @@ class WorldPlant:
 
     def drive(self, index: int, command: Command, now_s: float) -> None:
         self._commands[index] = command
+        self._asleep.discard(index)
 
     def look(self, index: int, now_s: float) -> tuple[float, float, float]:
         if index == 6:
@@ -164,6 +166,9 @@ class WorldPlant:
         if self._waiting or now_s - self._asked_s < WORLD_PERIOD_S:
             return
         self._asked_s, self._waiting = now_s, True
+        if self._asleep:  # until its first command the arm rests where it is
+            self._connection.send_bytes(COMMAND.pack(0, *self._q, self._gripper))
+            return
         # The world's bodies weigh nothing, so the motors carry what the arm would weigh.
         self._load = self._gravity.torque(self._q)
         joints = self._commands[:6]

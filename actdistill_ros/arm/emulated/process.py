@@ -16,14 +16,24 @@ from actdistill_ros.arm.sdk_settings import SdkSettings
 
 
 class BusProcess:
-    """An arm of seven simple joints on can0 in `folder`."""
+    """An arm of seven simple joints, or the simulated world's, on can0 in `folder`."""
 
-    def __init__(self, folder: Path, model: str = "X5", start_rad: Sequence[float] | None = None) -> None:
-        """start_rad: (6,) where the arm rests. Raises ArmError if the process does not come up."""
+    def __init__(
+        self,
+        folder: Path,
+        model: str = "X5",
+        start_rad: Sequence[float] | None = None,
+        world: Path | None = None,
+    ) -> None:
+        """start_rad: (6,) where the simple joints rest. world: folder of a running `sim_world`.
+
+        Raises ArmError if the process does not come up.
+        """
         self.folder, self.model = folder, model
         self.motors = {motor.id: motor for motor in MODELS[model]}
         command = [sys.executable, "-m", "actdistill_ros.arm.emulated.bus", "--folder", str(folder), "--model", model]
         command += ["--start=" + ",".join(str(value) for value in start_rad)] if start_rad is not None else []
+        command += ["--world", str(world)] if world is not None else []
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         while (line := self._process.stdout.readline()).strip() != "ready":
             if not line:
