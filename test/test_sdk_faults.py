@@ -279,6 +279,13 @@ def test_bus_off_is_named_with_the_command_that_mends_it_and_the_motors_damp_whe
     holding(loop, bus)
 
 
+def test_an_adapter_that_is_unplugged_is_named(bus):
+    loop = holding(bus.loop(), bus)
+    bus.unplug()
+    fault_of(loop, "ERROR: can0 is gone: was the adapter unplugged?", Mode.DAMPING)
+    assert "no emulated bus at" in loop.set_mode(Mode.IDLE, reset=True)
+
+
 def test_a_driver_that_sends_nonsense_loses_the_arm_damped(bus, monkeypatch):
     loop = holding(bus.loop(), bus)
     monkeypatch.setattr(loop._driver, "tick", lambda feedback: 1 / 0)

@@ -8,6 +8,7 @@ damping frames until they acknowledge them.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import selectors
@@ -127,18 +128,20 @@ class Guard:
             return False
         # Motors that never had power in this connection need no proof that they have none.
         linger_s = LINGER_S if self._powered else UNPOWERED_S
-        return self._damper.acknowledged or time.monotonic() - self._leaving_s > linger_s
+        return self._damper.acknowledged or self._bus_gone or time.monotonic() - self._leaving_s > linger_s
 
     # -- what is heard
     def _on_frames(self) -> None:
         try:
             if self._bus_gone or hear(self._listener, self._monitor):
                 return
-            self._bus_gone = True
-            self._selector.unregister(self._listener)
-            self._fail("the bus itself is gone: was the adapter unplugged?")
         except OSError as error:
-            self._monitor.link_fault = error.strerror or "unusable"
+            if error.errno != errno.ENODEV:
+                self._monitor.link_fault = f"unusable ({error.strerror})"
+                return
+        self._bus_gone = True
+        self._selector.unregister(self._listener)
+        self._fail(f"{self._bus.name} is gone: was the adapter unplugged? The motors cannot be reached")
 
     def _on_driver(self) -> None:
         while (message := wire.take(self._driver)) is not None:

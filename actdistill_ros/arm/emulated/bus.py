@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import selectors
 import signal
 import socket
@@ -21,6 +22,7 @@ from actdistill_ros.arm.backend import ArmError
 from actdistill_ros.arm.emulated.motors import Motors
 from actdistill_ros.arm.emulated.plant import JointModel, Plant, WorldPlant, gripper_readout
 from actdistill_ros.arm.frames import ERROR_BUS_OFF, ERROR_FLAG, ERROR_RESTARTED, FRAME, MODELS
+from actdistill_ros.leave import leave
 
 WATCH, CONTROL = ".watch", ".ctl"
 RECORD = struct.Struct("=dII8s")
@@ -29,6 +31,7 @@ LOGGED = 600_000  # frames kept; about 80 s of traffic
 TICK_S = 0.002
 START_RAD = (0.0, 1.0, 1.0, -0.5, 0.0, 0.0)
 BITRATE = 1_000_000
+OUTLIVE_S = 1.5  # how long the bus goes on after SIGINT for those who still use it; SIGTERM ends it at once
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,8 +47,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ArmError, OSError, ValueError) as error:
         print(f"emulated_bus: {error}", file=sys.stderr)
         return 2
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: bus.stop())
+    # Ctrl-C reaches all processes at once, and hardware does not vanish before the driver has let go of it.
+    signal.signal(signal.SIGINT, lambda *_: bus.stop(OUTLIVE_S))
+    signal.signal(signal.SIGTERM, lambda *_: bus.stop())
     print("ready", flush=True)
     try:
         bus.run()
@@ -54,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     finally:
         bus.close()
-    return 0
+    leave(0)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -95,7 +99,7 @@ class Bus:
         self._last: dict[int, bytes] = {}
         self._late: deque[tuple[float, bytes]] = deque()
         self._late_s, self._bus_off, self._up, self._bitrate = 0.0, False, True, BITRATE
-        self._running = True
+        self._stopped_s = self._until_s = math.inf
         self._selector = selectors.DefaultSelector()
         folder.mkdir(parents=True, exist_ok=True)
         for suffix, accept in (("", self._accept), (WATCH, self._accept_watch), (CONTROL, self._accept_control)):
@@ -110,8 +114,7 @@ class Bus:
 
     def run(self) -> None:
         due = time.monotonic()
-        while self._running:
-            now = time.monotonic()
+        while (now := time.monotonic()) < (self._until_s if self._clients else self._stopped_s):
             if now >= due:
                 self._motors.tick(now)
                 due = max(due + TICK_S, now)
@@ -120,8 +123,10 @@ class Bus:
             for key, _ in self._selector.select(max(0.0, due - time.monotonic())):
                 key.data(key.fileobj)
 
-    def stop(self) -> None:
-        self._running = False
+    def stop(self, patience_s: float = 0.0) -> None:
+        """End `run` now, or once the clients have gone, after `patience_s` at most."""
+        self._stopped_s = time.monotonic()
+        self._until_s = min(self._until_s, self._stopped_s + patience_s)
 
     def close(self) -> None:
         for suffix in ("", WATCH, CONTROL):

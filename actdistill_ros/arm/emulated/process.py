@@ -84,7 +84,13 @@ class BusProcess:
         last = self.last_commands()
         return len(last) == 7 and all(command.kp > 10.0 for number, command in last.items() if number != 8)
 
+    def unplug(self) -> None:
+        """As an adapter that is pulled: every socket on it ends."""
+        self._process.kill()
+        self._process.wait()
+
     def close(self) -> None:
-        self._process.send_signal(signal.SIGTERM)
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
         self._process.wait(5)
         self._process.stdout.close()
