@@ -159,6 +159,14 @@ def test_a_gamepad_moves_arm_and_gripper_under_its_dead_man(robot, motors):
     robot.until(lambda s: s.gripper_commanded == 0.0, "the gripper to close")
 
 
+def test_two_dead_men_for_one_arm_stop_it(robot, line):
+    teleop(robot, source="keyboard", terminal=line.path)
+    line.says = b"a"
+    robot.until(in_teleop, "teleop")
+    robot.peer.create_publisher(Bool, "teleop/deadman", qos.STATE)
+    robot.until_held("teleop refused: 2 nodes publish teleop/deadman, expected one: stop the others")
+
+
 def test_a_twist_in_another_frame_stops_the_arm_and_says_why(robot, line):
     teleop(robot, source="keyboard", terminal=line.path)
     line.says = b"a"

@@ -28,6 +28,7 @@ class OperatorTopics:
 
     def __init__(self, node: Node, loop: DriverLoop, active: Callable[[], bool]) -> None:
         self._node, self._loop, self._active = node, loop, active
+        self._deadman_topic = node.resolve_topic_name(DEADMAN)
         self._subscriptions = [
             node.create_subscription(kind, topic, hear, qos.STATE)
             for kind, topic, hear in (
@@ -54,6 +55,12 @@ class OperatorTopics:
             self._warn(self._loop.jog(twist))
 
     def _on_deadman(self, message: Bool) -> None:
+        # Of two switches the one that is not held would let go of the arm every time the other one has it.
+        if message.data and (count := self._node.count_publishers(self._deadman_topic)) > 1:
+            why = (
+                f"{count} nodes publish {DEADMAN}, expected one: stop the others (a killed one is forgotten after 20 s)"
+            )
+            return self._warn(self._loop.refuse_teleop(why))
         # Of an inactive driver only the release counts: a switch held before the activation must be let go first.
         if self._active() or not message.data:
             self._loop.deadman(message.data)
