@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -170,6 +171,14 @@ def plan(
     }
     missing = {name: text for name, text in defaults.items() if not environment.get(name)}
     return Graph((*nodes, *teleop, *picture), namespace, value["log_level"], folder, missing, (*notes, *teleop_notes))
+
+
+def mistyped(given: Iterable[str]) -> tuple[str, ...]:
+    """Warnings about names close to an argument's; `ros2 launch` passes over what it does not know, since a launch file
+    that includes others may pass them more than they take."""
+    known = [argument.name for argument in ARGUMENTS]
+    close = {name: difflib.get_close_matches(name, known, 1) for name in given if name not in known}
+    return tuple(f"WARNING: no argument {name!r}; did you mean {found[0]!r}?" for name, found in close.items() if found)
 
 
 def _complete(values: Mapping[str, str]) -> dict[str, str]:

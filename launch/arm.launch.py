@@ -47,13 +47,14 @@ def start(context):
     """Plan, lock the namespace, then start the processes in order. Raises before any of them if a value is wrong."""
     values = {argument.name: context.launch_configurations[argument.name] for argument in bringup.ARGUMENTS}
     graph = bringup.plan(values)
+    mistyped = bringup.mistyped(context.launch_configurations)
     executables = {node.name: locate(node) for node in graph.nodes}
     folder = RunFolder(graph.folder)
     # The lock lives as long as this launch.
     context.extend_globals({"actdistill_run_folder": folder})
     end_on_sigterm_as_on_ctrl_c()
     settings = [SetEnvironmentVariable(name, text) for name, text in graph.environment.items()]
-    notes = [LogInfo(msg=note) for note in graph.notes]
+    notes = [LogInfo(msg=note) for note in (*mistyped, *graph.notes)]
     return [*settings, *notes, OpaqueFunction(function=refuse_a_second_graph, args=[graph]),
             *launch_from(graph, folder, executables, 0)]  # fmt: skip
 

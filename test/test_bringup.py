@@ -306,3 +306,9 @@ def test_an_installed_package_finds_its_files_below_the_ament_prefix(tmp_path, m
     monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
     monkeypatch.setattr(bringup, "__file__", str(tmp_path / "elsewhere" / "actdistill_ros" / "bringup.py"))
     assert bringup.share() == share.parent
+
+
+def test_a_mistyped_argument_is_warned_of_and_what_other_launch_files_take_is_not():
+    assert bringup.mistyped(["seed", "instructions", "use_sim_time"]) == (
+        "WARNING: no argument 'instructions'; did you mean 'instruction'?",
+    )

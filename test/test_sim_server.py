@@ -120,3 +120,17 @@ def test_a_second_world_in_the_same_folder_is_refused(endpoint):
     second = subprocess.run([*COMMAND, "--endpoint", str(endpoint)], capture_output=True, text=True, timeout=60)
     assert second.returncode == 2
     assert "another sim_world already serves" in second.stderr
+
+
+def test_ctrl_c_lets_those_who_use_the_world_go_first(tmp_path):
+    process = subprocess.Popen(
+        [*COMMAND, "--endpoint", str(tmp_path), "--pixels", "16"], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline().strip() == "ready"
+    arm = SimArm(tmp_path)
+    arm.connect()
+    process.send_signal(signal.SIGINT)
+    exchange(arm, seconds=0.2)
+    assert process.poll() is None, "the motors must be there until the driver has let go of them"
+    arm.close()
+    assert process.wait(5) == 0

@@ -7,6 +7,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable
+from typing import NoReturn
 
 import rclpy
 from rclpy.context import Context
@@ -14,17 +15,23 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 
+from actdistill_ros.leave import leave
+
 _STOP_S = 1.0
 """How long the executor, and then its thread, may take to end after a signal before the process ends without them."""
 
 
-def run(node_class: type[LifecycleNode], args: list[str] | None = None) -> int:
-    """Make `node_class(context=…)`, bring it up, spin until SIGINT or SIGTERM; returns the exit code for main.
+def run(node_class: type[LifecycleNode], args: list[str] | None = None) -> NoReturn:
+    """Make `node_class(context=…)`, bring it up, spin until SIGINT or SIGTERM; then the process ends, with 0 or 1.
 
     The executor spins in a thread of its own and this thread waits for the signal. After it no callback runs any more,
     then the node's `on_shutdown` runs while the context still works, so that it can publish its last words.
     A node that cannot come up, or a callback that raises, ends the process with 1 and the reason in the log.
     """
+    leave(_run(node_class, args))
+
+
+def _run(node_class: type[LifecycleNode], args: list[str] | None) -> int:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

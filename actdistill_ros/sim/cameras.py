@@ -60,6 +60,11 @@ class CameraBank:
             self._news.notify_all()
         return {"ok": True}
 
+    @property
+    def watched(self) -> bool:
+        """Somebody takes frames."""
+        return any(self._watchers.values())
+
     def frames(self, name: str) -> Iterator[bytes]:
         """Newest frames, each once, as FRAME header and RGB bytes; ends when the camera is unplugged or the bank
         stops."""

@@ -92,6 +92,11 @@ class Rig:
         finally:
             self._clients -= 1
 
+    @property
+    def clients(self) -> int:
+        """How many talk to the motors."""
+        return self._clients
+
     def exchange(self, command: bytes) -> bytes | None:
         """One command in, one feedback out; nothing while the motors are mute."""
         driven = len(command) == DRIVE.size

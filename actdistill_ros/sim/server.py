@@ -8,22 +8,32 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 
+from actdistill_ros.leave import leave
 from actdistill_ros.sim import layout, protocol
 from actdistill_ros.sim.cameras import CameraBank
 from actdistill_ros.sim.rig import Rig
 from actdistill_ros.sim.staging import SUITES, TASKS, StagingError
 
 PHYSICS_S = 0.008  # physics is advanced in slices this long
+OUTLIVE_S = 1.5  # how long the world goes on after SIGINT for those who still use it; SIGTERM ends it at once
 
 
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     stop = threading.Event()
+    patience = OUTLIVE_S
+
+    def end(number, _) -> None:
+        nonlocal patience
+        patience = patience if number == signal.SIGINT else 0.0
+        stop.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, end)
     try:
         server = Server(args.endpoint, tuple(args.cameras.split(",")), args.fps, args.pixels)
         server.rig.reset(args.suite, args.task, args.seed)
@@ -33,8 +43,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     print("ready", flush=True)
     server.run(stop)
+    server.outlive(lambda: patience)
     server.close()
-    return 0
+    leave(0)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -78,6 +89,14 @@ class Server:
             self.rig.advance(PHYSICS_S)
             deadline = max(deadline + PHYSICS_S, time.monotonic() - 0.1)
             stop.wait(max(0.0, deadline - time.monotonic()))
+
+    def outlive(self, patience_s: Callable[[], float]) -> None:
+        """Physics while somebody still uses motors or cameras, for `patience_s()` at most: Ctrl-C reaches all at once,
+        and hardware does not vanish before the driver has let go of it."""
+        start = time.monotonic()
+        while time.monotonic() - start < patience_s() and (self.rig.clients or self.cameras.watched):
+            self.rig.advance(PHYSICS_S)
+            time.sleep(PHYSICS_S)
 
     def close(self) -> None:
         self.cameras.stop()
