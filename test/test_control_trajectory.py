@@ -57,6 +57,17 @@ def test_a_dense_trajectory_does_not_stop_at_its_points(bench):
     np.testing.assert_allclose(bench.q, points[-1], atol=1e-9)
 
 
+def test_a_trajectory_with_a_point_every_millisecond_costs_no_more_plans_than_one_every_other_tick(bench):
+    times = 0.001 * np.arange(1, 601)
+    points = HOME_Q + 0.2 * (times[:, None] / times[-1]) ** 2 * [1.0, 0, 0, 0, 0, 1.0]
+    way, why = judge(Trajectory(points, times), bench.driver.joints, bench.clock.now_s, bench.settings)
+    assert why == "" and len(way.legs) == 30
+    assert bench.driver.follow(way) == ""
+    bench.run(1.2)
+    np.testing.assert_allclose(bench.q, points[-1], atol=1e-9)
+    assert max(derivatives(bench.commands, SETTINGS.tick_s)) <= 1.0 + 1e-6
+
+
 def test_a_trajectory_faster_than_allowed_takes_longer(bench):
     points = np.array([HOME_Q + [1.0, 0, 0, 0, 0, 0]])
     assert follow(bench, points, [0.1]) == "" or pytest.fail("refused")

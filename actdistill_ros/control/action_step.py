@@ -40,6 +40,7 @@ def judge(action: np.ndarray, start: ArmPose, q: np.ndarray, settings: DriverSet
     target, cut = envelope.clamp_to_workspace(wanted, start, settings)
     solution = solve(target, q)
     refusal = envelope.solution_refusal(solution, target, q, settings)
-    refusal = refusal or envelope.closeness_refusal(solution.q, q, settings)
+    for on_the_way in (solution.q, 0.5 * (q + solution.q)):
+        refusal = refusal or envelope.closeness_refusal(on_the_way, q, settings)
     gripper = float(min(max(action[GRIPPER], 0.0), 1.0))
     return ActionStep(action, start, target, solution.q, gripper, cut, refusal)

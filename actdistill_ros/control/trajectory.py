@@ -42,11 +42,19 @@ def judge(
     why = why or _way_refusal(np.vstack([start_q, trajectory.positions_rad]), settings)
     if why:
         return None, f"trajectory refused: {why}"
-    times = np.diff(trajectory.times_s, prepend=0.0)
-    if times[0] <= 0.0:  # a first point at time 0 is where the tool believes the arm to be
-        times[0] = settings.tick_s
-    legs = tuple(Leg(q, float(seconds)) for q, seconds in zip(trajectory.positions_rad, times))
-    return JudgedWay(start_q.copy(), legs), ""
+    return JudgedWay(start_q.copy(), _legs(trajectory, settings)), ""
+
+
+def _legs(trajectory: Trajectory, settings: DriverSettings) -> tuple[Leg, ...]:
+    """Points closer in time than two ticks are passed over: planning each of them would make the ticks late."""
+    legs, since_s = [], 0.0
+    for i, (q, time_s) in enumerate(zip(trajectory.positions_rad, trajectory.times_s)):
+        last = i == len(trajectory.times_s) - 1
+        if last or time_s - since_s >= 2.0 * settings.tick_s - 1e-9:
+            # A first point at time 0 is where the tool believes the arm to be.
+            legs.append(Leg(q, max(float(time_s) - since_s, settings.tick_s)))
+            since_s = float(time_s)
+    return tuple(legs)
 
 
 def _form_refusal(trajectory: Trajectory, now_s: float, settings: DriverSettings) -> str:
