@@ -70,6 +70,7 @@ def test_padded_words_change_no_score(router):
     mask = torch.cat([present[:, :4], torch.zeros(2, 2, dtype=torch.bool), present[:, 4:]], dim=1)
     budget = torch.full((2,), 0.5)
     assert torch.allclose(router(tokens, present, budget), router(padded, mask, budget), atol=1e-5)
+    assert torch.allclose(router.evidence(tokens), router.evidence(tokens, present), atol=1e-5)
 
 
 def test_vision_language_and_state_each_move_the_scores(router):

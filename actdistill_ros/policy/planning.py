@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -49,14 +50,17 @@ class RoutedPlan:
         self.budget = budget
         calibrated, self._threshold = router.at(budget)
         self._router = router
-        self._budget = torch.full((1,), calibrated, device=router.place.device)
+        self._shift = router.shift(torch.full((1,), calibrated, device=router.place.device)).detach()  # (1, L)
         self._always = router.always.tolist()
 
     def __call__(self, tokens: Tensor, present: Tensor) -> Plan:
-        scores = self._router(tokens, present, self._budget)[0]  # (L,)
-        values, gates = torch.stack([scores, scores.sigmoid()]).tolist()
-        executed = tuple(a or v > self._threshold for a, v in zip(self._always, values, strict=True))
-        return Plan(tuple(gates), executed)
+        scores = (self._router.evidence(tokens) + self._shift)[0].tolist()  # one sentence is never padded
+        executed = tuple(a or score > self._threshold for a, score in zip(self._always, scores, strict=True))
+        return Plan(tuple(map(_sigmoid, scores)), executed)
+
+
+def _sigmoid(score: float) -> float:
+    return 1.0 / (1.0 + math.exp(-min(max(score, -50.0), 50.0)))
 
 
 class RandomPlan:

@@ -45,17 +45,19 @@ class Router(nn.Module):
 
     def score(self, evidence: Tensor, budget: Tensor) -> Tensor:
         """evidence: (B, L); budget: (B,). The budget moves all scores alike: more of it takes no layer away."""
-        return evidence + SHARPNESS * (budget[:, None] - self.place)  # (B, L)
+        return evidence + self.shift(budget)  # (B, L)
 
-    def evidence(self, tokens: Tensor, present: Tensor) -> Tensor:
-        """What speaks for each layer, whatever the budget; (B, L)."""
+    def shift(self, budget: Tensor) -> Tensor:
+        """What the budget (B,) adds to the scores, (B, L)."""
+        return SHARPNESS * (budget[:, None] - self.place)
+
+    def evidence(self, tokens: Tensor, present: Tensor | None = None) -> Tensor:
+        """What speaks for each layer, whatever the budget; (B, L). present: None (faster) if nothing is padded."""
         words = tokens.shape[1] - self.vision_tokens - 2
-        spoken = present[:, :words, None]  # (B, T, 1)
         v = self.vision_norm(self.vision(tokens[:, words:-2]))  # (B, V, R)
         t = self.language_norm(self.language(tokens[:, :words]))  # (B, T, R)
-        said = t.masked_fill(~spoken, 0.0).sum(1) / spoken.sum(1).clamp(min=1)  # (B, R)
-        loudest = t.masked_fill(~spoken, -1e4).amax(1)  # (B, R)
-        z = torch.cat([v.mean(1), v.amax(1), said, loudest, self.state(tokens[:, -2])], dim=-1)  # (B, 5R)
+        said = (t.mean(1), t.amax(1)) if present is None else _pooled(t, present[:, :words, None])  # (B, R) each
+        z = torch.cat([v.mean(1), v.amax(1), *said, self.state(tokens[:, -2])], dim=-1)  # (B, 5R)
         return self.gate(z)  # (B, L)
 
     def at(self, budget: float) -> tuple[float, float]:
@@ -79,6 +81,12 @@ class Router(nn.Module):
             scores = self.score(evidence, budget.expand(len(evidence)))  # (S, L)
             self.thresholds[i] = threshold(scores, self.always, float(budget))
             self.shares[i] = ((scores > self.thresholds[i]) | self.always).float().mean()
+
+
+def _pooled(t: Tensor, spoken: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and largest of the words that are there, (B, R) each. t: (B, T, R); spoken: (B, T, 1) bool."""
+    mean = t.masked_fill(~spoken, 0.0).sum(1) / spoken.sum(1).clamp(min=1)
+    return mean, t.masked_fill(~spoken, -1e4).amax(1)
 
 
 def threshold(scores: Tensor, always: Tensor, budget: float) -> float:
