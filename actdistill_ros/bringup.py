@@ -47,9 +47,9 @@ ARGUMENTS = (
     Argument("instruction", "what the arm should do, in words; empty: wait for execute_task", ""),
     Argument("namespace", "ROS namespace of every node, for example left_arm; empty: none", ""),
     Argument("cameras", "names of the cameras, comma separated; empty: those of the checkpoint", ""),
-    Argument("teleop", "what the operator holds: nothing, this terminal, a gamepad (topic joy), or a serial switch that "
-             "lets teleop/twist of others through", "none", TELEOP),
-    Argument("teleop_port", "serial port of the switch, for example /dev/ttyUSB0 (teleop:=serial)", ""),
+    Argument("teleop", "what the operator holds: nothing, this terminal, a gamepad (topic joy), or what is on a serial "
+             "line: a leader arm, or a switch that lets teleop/twist of others through", "none", TELEOP),
+    Argument("teleop_port", "serial port of the leader arm or switch, for example /dev/ttyUSB0 (teleop:=serial)", ""),
     Argument("rviz", "show the arm in RViz", "false", ("false", "true")),
     Argument("record", "new video file (.mp4) for the overlay image; empty: record nothing", ""),
     Argument("log_level", "least severe message that nodes log", "info", ("debug", "info", "warn", "error", "fatal")),
@@ -302,7 +302,7 @@ def _teleop(
     if source == "serial":
         if not port or not Path(port).exists():
             raise BringupError(
-                f"teleop:=serial needs the port of its switch, and teleop_port:={port} is none. Plug it in, look with "
+                f"teleop:=serial needs the port of its device, and teleop_port:={port} is none. Plug it in, look with "
                 "ls /dev/tty*, and pass for example teleop_port:=/dev/ttyUSB0."
             )
         parameters["serial_port"] = port

@@ -14,7 +14,7 @@ COMMANDS = {
     "train": ("actdistill_ros.policy.train", "train a policy on recorded episodes"),
     "distill": ("actdistill_ros.distill.command", "distil a teacher into a student that runs a share of its layers"),
     "eval": ("actdistill_ros.trials.evaluate", "closed-loop success of a checkpoint in the simulator, without ROS"),
-    "teleop": ("actdistill_ros.teleop.command", "jog a running arm by keyboard, gamepad or with a serial switch"),
+    "teleop": ("actdistill_ros.teleop.command", "jog a running arm by keyboard, gamepad, or what is on a serial line"),
     "trials": ("actdistill_ros.trials.run", "task trials through the running graph, with a report"),
     "bench images": ("actdistill_ros.bench.images", "image delivery and latency, camera to inference"),
     "bench driver": ("actdistill_ros.bench.driver", "bad commands, punctuality and faults of the arm driver"),

@@ -85,7 +85,7 @@ def test_cameras_are_those_of_the_checkpoint_unless_given(checkpoint):
         ({"seed": "-1"}, "not a whole number"),
         ({"teleop": "mind"}, "teleop:=mind is not one of none, keyboard, joy, serial"),
         ({"teleop": "keyboard"}, "needs a terminal, and this was started in none. Run actdistill teleop keyboard"),
-        ({"teleop": "serial"}, "teleop:=serial needs the port of its switch"),
+        ({"teleop": "serial"}, "teleop:=serial needs the port of its device"),
         ({"teleop": "serial", "teleop_port": "/dev/nowhere"}, "teleop_port:=/dev/nowhere is none"),
         ({"teleop": "joy", "teleop_port": "/dev/null"}, "teleop_port:=/dev/null is for teleop:=serial"),
         ({"task": "juggle"}, "not one of lift, bowl"),

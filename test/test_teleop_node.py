@@ -143,6 +143,18 @@ def test_a_serial_dead_man_lets_a_twist_of_others_through_and_unplugging_it_is_a
     robot.ros.until(lambda: motors.enabled == 0, "motors without torque")
 
 
+def test_a_leader_arm_is_followed_from_where_both_are_when_the_dead_man_is_pressed(robot, line):
+    line.says = frame("L,0,0,0.4,1.0,1.0,-0.5,0,0,1")
+    teleop(robot, source="serial", serial_port=line.path)
+    line.says = frame("L,1,0,0.4,1.0,1.0,-0.5,0,0,1")
+    robot.until(lambda s: in_teleop(s) and moved(s) < 0.005, "the arm to be taken")
+    leader = [forward(np.array([q, 1.0, 1.0, -0.5, 0.0, 0.0])).position_m for q in (0.4, 0.45)]
+    line.says = frame("L,1,0,0.45,1.0,1.0,-0.5,0,0,0.5")
+    way = float(np.linalg.norm(leader[1] - leader[0]))
+    robot.until(lambda s: in_teleop(s) and moved(s) == pytest.approx(way, abs=0.004), "the arm to follow")
+    robot.until(lambda s: s.gripper_commanded == 0.5, "the gripper to follow")
+
+
 def test_a_gamepad_moves_arm_and_gripper_under_its_dead_man(robot, motors):
     teleop(robot, source="joy", scale=1.0)
     pad = robot.peer.create_publisher(Joy, "joy", qos.STATE)

@@ -11,8 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from actdistill_ros.control.kinematics import forward
+from actdistill_ros.control.pose import difference, integrate
 from actdistill_ros.teleop.gamepad import Gamepad, Mapping
 from actdistill_ros.teleop.keyboard import HELD_S, Keyboard
+from actdistill_ros.teleop.leader import LAG_M, PULL_PER_S, Clutch
 from actdistill_ros.teleop.serial_switch import SILENT_S, SerialSwitch, frame, parse
 from actdistill_ros.teleop.session import AGAIN_S, Session
 from actdistill_ros.teleop.source import Intent, SourceError, SourceLost
@@ -207,7 +210,20 @@ def test_a_line_that_comes_in_pieces_counts_when_it_is_whole(box):
 
 def test_the_line_that_the_page_shows_is_one():
     (line,) = re.findall(r"`(\$S\S+)` says", (Path(__file__).parents[1] / "docs" / "teleop.md").read_text())
-    assert parse(line.encode()) == (True, False)
+    assert parse(line.encode()) == Intent(True)
+
+
+def test_a_leader_arm_says_its_joints_and_its_gripper(box):
+    intent = box.send(frame("L,1,0,0.1,1.5,1.2,-1.2,0,0.5,0.25"))
+    assert intent.deadman and not intent.stop and intent.gripper == 0.25
+    np.testing.assert_array_equal(intent.joints, [0.1, 1.5, 1.2, -1.2, 0.0, 0.5])
+
+
+@pytest.mark.parametrize(
+    "values", ["0,0,0,0,0,0", "0,0,0,0,0,0,2", "0,0,0,0,0,4,0", "0,0,nan,0,0,0,0", "0,0,x,0,0,0,0"]
+)
+def test_a_leader_arm_that_makes_no_sense_is_noise(values):
+    assert parse(frame(f"L,1,0,{values}")) is None
 
 
 def test_noise_never_presses_the_dead_man(box):
@@ -219,7 +235,7 @@ def test_noise_never_presses_the_dead_man(box):
         for bit in range(8):
             bad = bytearray(good)
             bad[i] ^= 1 << bit
-            assert parse(bytes(bad)) in (None, (False, False))
+            assert parse(bytes(bad)) in (None, Intent(False))
 
 
 @pytest.mark.parametrize(
@@ -332,3 +348,66 @@ def test_a_pressed_stop_overrules_the_dead_man():
     device.says = Intent(True, np.ones(6), stop=True)
     output = session.step(0.02)
     assert output.deadman is False and not output.twist.any()
+
+
+# -- a leader arm
+START_Q = np.array([0.0, 1.5, 1.2, -1.2, 0.0, 0.0])
+
+
+class Follower:
+    """An arm that does what the clutch says, 50 times a second."""
+
+    def __init__(self) -> None:
+        self.clutch, self.arm = Clutch(), forward(START_Q + [0.5, 0.0, 0.0, 0.2, 0.0, 0.0])
+
+    def step(self, leader_q: np.ndarray, held: bool = True) -> np.ndarray:
+        twist = self.clutch.twist(leader_q, held, self.arm)
+        self.arm = integrate(self.arm, 0.02 * twist[:3], 0.02 * twist[3:])
+        return twist
+
+
+def test_pressing_the_dead_man_moves_nothing_wherever_the_leader_is():
+    np.testing.assert_allclose(Follower().step(START_Q), 0.0, atol=1e-9)
+
+
+def test_the_arm_repeats_the_leaders_motion_from_where_it_is():
+    follower = Follower()
+    before, leader_before = follower.arm, forward(START_Q)
+    for i in range(200):
+        follower.step(START_Q + [0.001 * min(i, 100), 0.0, 0.0, 0.0, 0.0, 0.0])
+    move, turn = difference(forward(START_Q + [0.1, 0.0, 0.0, 0.0, 0.0, 0.0]), leader_before)
+    np.testing.assert_allclose(follower.arm.position_m - before.position_m, move, atol=1e-4)
+    np.testing.assert_allclose(difference(follower.arm, before)[1], turn, atol=1e-3)
+
+
+def test_a_leader_that_is_let_go_moves_nothing_and_is_taken_up_where_it_is_then():
+    follower = Follower()
+    follower.step(START_Q)
+    assert not follower.step(START_Q + 0.2, held=False).any()
+    np.testing.assert_allclose(follower.step(START_Q + 0.2), 0.0, atol=1e-9)
+
+
+def test_a_leader_that_runs_ahead_slips_so_that_the_arm_stops_soon_after_the_hand():
+    follower = Follower()
+    follower.step(START_Q)
+    twist = follower.step(START_Q + [0.8, 0.0, 0.0, 0.0, 0.0, 0.0])
+    assert np.linalg.norm(twist[:3]) <= PULL_PER_S * LAG_M + 1e-9
+    before = follower.arm.position_m
+    for _ in range(200):
+        follower.step(START_Q + [0.8, 0.0, 0.0, 0.0, 0.0, 0.0])
+    assert np.linalg.norm(follower.arm.position_m - before) < LAG_M
+
+
+def test_no_leader_moves_an_arm_whose_pose_is_not_known_now():
+    device, arm = Device(), forward(START_Q)
+    device.says = Intent(False, joints=START_Q)
+    session = Session(device, JOG, False, 0.0)
+    session.step(0.0)
+    session.see(arm, 0.02)
+    device.says = Intent(True, joints=START_Q)
+    session.step(0.02)
+    device.says = Intent(True, joints=START_Q + 0.05)
+    assert session.step(0.04).twist.any()
+    assert not session.step(0.4).twist.any()
+    session.see(None, 0.42)
+    assert not session.step(0.42).twist.any()

@@ -1,4 +1,4 @@
-"""Lets an operator jog the arm with a keyboard, a gamepad or a switch on a serial line."""
+"""Lets an operator jog the arm with a keyboard, a gamepad, a switch or a leader arm on a serial line."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from actdistill_ros.msg import ArmState
 from actdistill_ros.nodes import lifecycle, qos
 from actdistill_ros.nodes.operator_topics import BASE, DEADMAN, GRIPPER, TOOL, TWIST
 from actdistill_ros.nodes.parameters import Setting, declare, value
+from actdistill_ros.nodes.policy_messages import pose_of
 from actdistill_ros.nodes.stamps import to_stamp
 from actdistill_ros.srv import SetMode
 from actdistill_ros.teleop.gamepad import Gamepad, Mapping
@@ -35,7 +36,7 @@ SETTINGS = (
     Setting("scale", 0.5, "share of the jog speeds of config/arm.yaml", 0.01, 1.0, changeable=True),
     Setting("rate_hz", 50.0, "how often the device is read [Hz]", 20.0, 200.0),
     Setting("terminal", "/dev/tty", "terminal that the keyboard belongs to (source keyboard)"),
-    Setting("serial_port", "", "port of the switch, for example /dev/ttyUSB0 (source serial)"),
+    Setting("serial_port", "", "port of the switch or leader arm, for example /dev/ttyUSB0 (source serial)"),
     Setting("baud", 115200, "its speed [bit/s]", 1200, 4000000),
     Setting("joy_axes", list(_MAPPING.axes), 'sticks for along and about x, y, z: "+1" is axis 1, "-1" turned round'),
     Setting("joy_deadman", _MAPPING.deadman, "button that must be held to move", 0, 63),
@@ -80,7 +81,10 @@ class TeleopNode(LifecycleNode):
     def on_activate(self, state) -> TransitionCallbackReturn:
         self._session = Session(self._open, self._jog_speed, value(self, "frame") == "tool", time.time())
         self._session.scale = value(self, "scale")
-        self._parts = [(self.destroy_timer, self.create_timer(1.0 / value(self, "rate_hz"), self._on_time))]
+        self._parts = [
+            (self.destroy_timer, self.create_timer(1.0 / value(self, "rate_hz"), self._on_time)),
+            (self.destroy_subscription, self.create_subscription(ArmState, "arm/state", self._on_state, qos.STATE)),
+        ]
         if self._gamepad:
             self._parts.append(
                 (self.destroy_subscription, self.create_subscription(Joy, "joy", self._on_joy, qos.STATE))
@@ -123,6 +127,15 @@ class TeleopNode(LifecycleNode):
             if change.name == "scale" and self._session:
                 self._session.scale = change.value
         return SetParametersResult(successful=True)
+
+    def _on_state(self, message: ArmState) -> None:
+        if not self._session:
+            return
+        try:
+            self._session.see(pose_of(message.tcp_commanded), time.time())
+        except ValueError as error:
+            self._session.see(None, time.time())
+            self.get_logger().error(f"arm/state: {error}", throttle_duration_sec=5.0)
 
     def _on_joy(self, message: Joy) -> None:
         self._gamepad.hear(message.axes, message.buttons, time.time())

@@ -1,4 +1,4 @@
-"""`actdistill teleop`: jog a running arm from this terminal, with a gamepad or with a switch on a serial line."""
+"""`actdistill teleop`: jog a running arm from this terminal, with a gamepad, a switch or a leader arm on a serial line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", choices=SOURCES, help="what the operator holds")
     parser.add_argument("--frame", choices=("base", "tool"), default="base", help="frame of the motion (default: base)")
     parser.add_argument("--scale", type=float, default=0.5, help="share of the jog speeds (default: %(default)s)")
-    parser.add_argument("--port", default="", metavar="DEVICE", help="serial port of the switch, such as /dev/ttyUSB0")
+    parser.add_argument("--port", default="", metavar="DEVICE", help="serial port of the device, such as /dev/ttyUSB0")
     parser.add_argument("--namespace", default="", help="ROS namespace of the arm")
 
 

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from actdistill_ros.contract.observation import ArmPose
+from actdistill_ros.teleop.leader import Clutch
 from actdistill_ros.teleop.source import Intent, Source, SourceError, SourceLost
 
 AGAIN_S = 1.0
 """How often a lost device is looked for."""
+FRESH_S = 0.2
+"""An arm whose pose is older than this may be anywhere."""
 STOP_AGAIN_S = 0.1
 """How often an emergency stop is repeated until the driver has said yes."""
 
@@ -36,6 +40,9 @@ class Session:
         """jog_speed: (6,) fastest jog [m/s, rad/s]; tool: whether motion is in the tool's frame unless a source says."""
         self._open, self._jog_speed, self._tool = open_source, jog_speed, tool
         self.scale = 1.0
+        self._commanded: ArmPose | None = None
+        self._commanded_s = float("-inf")
+        self._clutch = Clutch()
         self._source: Source | None = open_source(now_s)
         self._armed = False
         self._tried_s = now_s
@@ -52,6 +59,10 @@ class Session:
         except SourceLost as lost:
             return self._lose(lost, now_s)
         return Output(stop=self._stop_due(now_s)) if intent is None else self._output(intent, now_s)
+
+    def see(self, commanded: ArmPose | None, now_s: float) -> None:
+        """The arm's commanded pose, heard now; without a fresh one no leader arm moves anything."""
+        self._commanded, self._commanded_s = commanded, now_s
 
     def stopped(self) -> None:
         """The driver has said yes to the emergency stop."""
@@ -71,8 +82,13 @@ class Session:
         twist = None
         if intent.motion is not None:
             twist = intent.motion * self._jog_speed * self.scale if deadman else np.zeros(6)
+        elif intent.joints is not None:
+            twist, tool = self._clutch.twist(intent.joints, deadman, self._where(now_s)), False
         gripper = intent.gripper if deadman else None
         return Output(deadman, twist, tool, gripper, self._stop_due(now_s))
+
+    def _where(self, now_s: float) -> ArmPose | None:
+        return self._commanded if 0.0 <= now_s - self._commanded_s <= FRESH_S else None
 
     def _lose(self, lost: SourceLost, now_s: float) -> Output:
         self._stop_wanted |= self._source.loss_is_stop

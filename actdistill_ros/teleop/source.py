@@ -23,6 +23,7 @@ class Intent:
     deadman: whether it is held; without it nothing moves. motion: (6,) share of the jog speed along and about x, y, z,
     -1 … 1, or None from a source that only has switches. gripper: opening to go to, 0 closed … 1 open, or None.
     stop: the emergency stop is pressed. tool: the motion is in the frame of the tool; None: the frame that was set.
+    joints: (6,) of a leader arm [rad], or None from a source that is none.
     """
 
     deadman: bool
@@ -30,6 +31,7 @@ class Intent:
     gripper: float | None = None
     stop: bool = False
     tool: bool | None = None
+    joints: np.ndarray | None = None
 
 
 class Source(Protocol):
