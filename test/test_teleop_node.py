@@ -1,4 +1,4 @@
-"""An operator at a real terminal or serial line, the real teleop node, the real driver node, motors on a real socket."""
+"""An operator at a real terminal or serial line, the teleop node, the driver node, motors on a real socket."""
 
 from __future__ import annotations
 

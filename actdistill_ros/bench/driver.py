@@ -1,4 +1,4 @@
-"""`actdistill bench driver`: what the driver lets through under bad commands, how punctual it is, what faults end in."""
+"""`actdistill bench driver`: what the driver makes of bad commands, how punctual it is, what faults end in."""
 
 from __future__ import annotations
 
@@ -137,8 +137,10 @@ def _finite(value: object) -> object:
 def _print(report: dict, found: Findings) -> None:
     worst = report["fuzz"]
     print(f"fuzz: {report['fuzz_commands']} commands, {worst['ticks']} ticks, {report['fuzz_violations']} violations")
-    print(f"  worst commanded speed {worst['worst_share']['speed']:.1%} of its limit, "
-          f"acceleration {worst['worst_acceleration_rad_s2']:.1f} rad/s², jerk {worst['worst_jerk_rad_s3']:.0f} rad/s³")  # fmt: skip
+    print(
+        f"  worst commanded speed {worst['worst_share']['speed']:.1%} of its limit, acceleration "
+        f"{worst['worst_acceleration_rad_s2']:.1f} rad/s², jerk {worst['worst_jerk_rad_s3']:.0f} rad/s³"
+    )
     if report["bus_fuzz"]["commands"]:
         print(f"  on the bus: {report['bus_fuzz']['commands']} commands, {report['bus_fuzz']['frames']} frames")
     for words in [*found.violations, *report["bus_fuzz"]["violations"]][:SHOWN]:

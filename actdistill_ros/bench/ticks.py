@@ -24,8 +24,8 @@ WARM_UP_S = 1.0
 
 @dataclass(frozen=True)
 class Punctuality:
-    """late_p50_ms, late_p99_ms, late_max_ms: how much longer than its period a cycle was; missed_ticks: cycles that were
-    late by a whole period or more, counted in periods; beside_policy: whether one computed meanwhile."""
+    """late_p50_ms, late_p99_ms, late_max_ms: how much longer than its period a cycle was; missed_ticks: cycles that
+    were late by a whole period or more, counted in periods; beside_policy: whether one computed meanwhile."""
 
     ticks: int
     late_p50_ms: float

@@ -18,8 +18,8 @@ from actdistill_ros.control.settings import DriverSettings
 class ActionStep:
     """An action (7,) judged from the commanded pose `start`.
 
-    target, q (6,) [rad], gripper: where it leads; cut: what was cut off at the workspace, in words; refusal: why it must
-    not be executed; both empty if there is nothing to say.
+    target, q (6,) [rad], gripper: where it leads; cut: what was cut off at the workspace, in words; refusal: why it
+    must not be executed; both empty if there is nothing to say.
     """
 
     action: np.ndarray

@@ -89,7 +89,7 @@ class Driver:
         return ""
 
     def deadman(self, held: bool) -> None:
-        """The operator's switch; held, it takes the arm from the policy at the next tick. Repeat it while it is held."""
+        """The operator's switch; held, it takes the arm from the policy at the next tick. To be repeated."""
         self._operator.hear_deadman(held, self._clock())
 
     def refuse_teleop(self, why: str) -> str:
@@ -351,7 +351,7 @@ class Driver:
         if held_s > self._settings.hold_to_damping_s:
             self._change(Mode.DAMPING, f"held for {held_s:.1f} s with a fault: {self._faults[0]}")
         elif self._mode is not Mode.HOLD:
-            # Stale answers end with the next chunk only where chunks moved the arm; an operator presses the switch anew.
+            # After stale answers a chunk may go on where chunks moved the arm; an operator presses the switch anew.
             self._hold(
                 Cause.TELEOP if self._mode is Mode.TELEOP and cause is Cause.FEEDBACK else cause, self._faults[0]
             )

@@ -64,12 +64,18 @@ def _action_refusal(chunk: Chunk, settings: DriverSettings) -> str:
         size = np.linalg.norm(np.clip(chunk.actions[:, part], -1e6, 1e6), axis=1)  # squares stay finite
         i = int(np.argmax(size))
         if size[i] > limit:
-            return f"far jump: {name} of action {i + 1} is {size[i]:.3f} {unit}, expected at most {limit} {unit} per action"
+            return (
+                f"far jump: {name} of action {i + 1} is {size[i]:.3f} {unit}, "
+                f"expected at most {limit} {unit} per action"
+            )
     gripper = chunk.actions[:, GRIPPER]
     outside = np.abs(gripper - 0.5) - 0.5
     i = int(np.argmax(outside))
     if outside[i] > settings.gripper_tolerance:
-        return f"gripper of action {i + 1} is {gripper[i]:.2f}, expected 0 (closed) … 1 (open): convert the policy's convention"
+        return (
+            f"gripper of action {i + 1} is {gripper[i]:.2f}, expected 0 (closed) … 1 (open): convert the policy's "
+            "convention"
+        )
     return ""
 
 
@@ -184,7 +190,10 @@ def feedback_fault(feedback: JointFeedback, now_s: float, settings: DriverSettin
     """What is wrong with the motors' answers as a whole; empty if nothing."""
     age_s = now_s - feedback.stamp_s
     if age_s > settings.feedback_timeout_s:
-        return f"motor feedback is {age_s:.1f} s old, expected at most {settings.feedback_timeout_s} s: check power and bus"
+        return (
+            f"motor feedback is {age_s:.1f} s old, "
+            f"expected at most {settings.feedback_timeout_s} s: check power and bus"
+        )
     # A sum is finite only if every part is; one call instead of three, since this runs every tick.
     if not np.isfinite(feedback.position_rad.sum() + feedback.velocity_rad_s.sum() + feedback.gripper):
         return "motor feedback is not finite: check the motors' wiring and firmware"

@@ -11,7 +11,7 @@ from actdistill_ros.control.limits import JOINT_MAX, JOINT_MIN
 
 JOINTS = 6
 GENTLENESS = (0.1, 0.14, 0.2, 0.28, 0.4, 0.57, 0.8, 1.0)
-"""Shares of the acceleration and jerk limits to try; a plan takes 3 µs, so the gentlest that is in time is affordable."""
+"""Shares of the acceleration and jerk limits to try: a plan takes 3 µs, so looking for the gentlest is affordable."""
 
 
 class MotionError(RuntimeError):

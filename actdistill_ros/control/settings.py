@@ -173,7 +173,8 @@ def _check(settings: DriverSettings) -> None:
     if settings.jog_speed_m_s > settings.tcp_speed_limit_m_s or settings.jog_turn_rad_s > settings.tcp_turn_limit_rad_s:
         raise SettingsError(
             f"jogging at {settings.jog_speed_m_s} m/s and {settings.jog_turn_rad_s} rad/s is above "
-            f"tcp_speed_limit_m_s {settings.tcp_speed_limit_m_s} or tcp_turn_limit_rad_s {settings.tcp_turn_limit_rad_s}"
+            f"tcp_speed_limit_m_s {settings.tcp_speed_limit_m_s} or tcp_turn_limit_rad_s "
+            f"{settings.tcp_turn_limit_rad_s}"
         )
 
 

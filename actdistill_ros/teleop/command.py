@@ -1,4 +1,4 @@
-"""`actdistill teleop`: jog a running arm from this terminal, with a gamepad, a switch or a leader arm on a serial line."""
+"""`actdistill teleop`: jog a running arm from this terminal, with a gamepad or what is on a serial line."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import numpy as np
 from actdistill_ros.teleop.source import Intent, SourceError, SourceLost
 
 HELD_S = 0.25
-"""How long a key counts as held after it was last seen: longer than a terminal's repeat (30 ms), short of a surprise."""
+"""How long a key counts as held after it was last seen: longer than a terminal's repeat, 30 ms."""
 MOTION = {
     "w": (0, 1.0), "s": (0, -1.0), "a": (1, 1.0), "d": (1, -1.0), "r": (2, 1.0), "f": (2, -1.0),
     "j": (3, -1.0), "l": (3, 1.0), "i": (4, -1.0), "k": (4, 1.0), "u": (5, 1.0), "o": (5, -1.0),
@@ -38,7 +38,7 @@ class Keyboard:
             self._fd = os.open(terminal, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
         except OSError as error:
             raise SourceError(
-                f"terminal {terminal} cannot be opened ({error.strerror}): run `actdistill teleop keyboard` in a terminal"
+                f"terminal {terminal} cannot be opened ({error.strerror}): run `actdistill teleop keyboard` in one"
             ) from error
         try:
             self._before = termios.tcgetattr(self._fd)

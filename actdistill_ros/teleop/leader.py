@@ -11,7 +11,7 @@ from actdistill_ros.control.pose import difference, integrate
 PULL_PER_S = 5.0
 """Speed with which the arm follows, per distance that it lags."""
 LAG_M, LAG_RAD = 0.03, 0.2
-"""A leader further ahead than this slips: an arm that is slower must not go on moving long after the hand has stopped."""
+"""A leader further ahead than this slips: a slower arm must not go on moving long after the hand has stopped."""
 
 
 class Clutch:
@@ -22,7 +22,7 @@ class Clutch:
         self._from: tuple[ArmPose, ArmPose] | None = None
 
     def twist(self, joints: np.ndarray, held: bool, commanded: ArmPose | None) -> np.ndarray:
-        """(6,) [m/s, rad/s] in `base_link`; joints (6,) of the leader [rad]; commanded: the arm's pose, None if unknown."""
+        """(6,) [m/s, rad/s] in `base_link`; joints: (6,) of the leader [rad]; commanded: the arm's pose or None."""
         if not held or commanded is None:
             self._from = None
             return np.zeros(6)

@@ -37,7 +37,7 @@ class Session:
     """Not thread-safe. `open_source(now_s)` raises SourceError; the first one is the caller's to handle."""
 
     def __init__(self, open_source: Callable[[float], Source], jog_speed: np.ndarray, tool: bool, now_s: float) -> None:
-        """jog_speed: (6,) fastest jog [m/s, rad/s]; tool: whether motion is in the tool's frame unless a source says."""
+        """jog_speed: (6,) fastest jog [m/s, rad/s]; tool: whether motion is in its frame unless a source says."""
         self._open, self._jog_speed, self._tool = open_source, jog_speed, tool
         self.scale = 1.0
         self._commanded: ArmPose | None = None
