@@ -96,6 +96,24 @@ def l5(tmp_path):
     bus.close()
 
 
+@pytest.fixture(scope="module")
+def living(tmp_path_factory):
+    bus = Bus(tmp_path_factory.mktemp("bus"))
+    yield bus, bus.loop()
+    bus.close()
+
+
+@pytest.fixture
+def held(living):
+    """One arm for many faults: healed, reached again by a reset if it was lost, and holding."""
+    bus, loop = living
+    bus.inject(heal=True, late_s=0.0, bus_off=False)
+    until(lambda: loop.set_mode(Mode.IDLE, reset=True) == "", "the arm")
+    until(lambda: not loop.state().driver.faults, "a healthy arm")
+    holding(loop, bus)
+    return bus, loop
+
+
 def holding(loop: DriverLoop, bus: Bus) -> DriverLoop:
     """The driver holds the arm under power."""
     assert loop.set_mode(Mode.HOLD) == ""

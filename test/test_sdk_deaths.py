@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from sdk_parts import Bus, bus, fault_of, holding, kill, until  # noqa: F401
+from sdk_parts import Bus, bus, fault_of, held, kill, living, until  # noqa: F401
 
 from actdistill_ros.control.modes import Mode
 
@@ -40,8 +40,8 @@ def driver(bus: Bus) -> subprocess.Popen:
     return process
 
 
-def test_an_sdk_process_that_is_killed_is_named_and_the_motors_damp(bus):
-    loop = holding(bus.loop(), bus)
+def test_an_sdk_process_that_is_killed_is_named_and_the_motors_damp(held):
+    bus, loop = held
     began = time.monotonic()
     kill(bus.processes()["sdk_child"])
     fault_of(loop, "ERROR: the vendor SDK was killed by SIGKILL", Mode.DAMPING)
@@ -49,12 +49,10 @@ def test_an_sdk_process_that_is_killed_is_named_and_the_motors_damp(bus):
     assert time.monotonic() - began < 1.0
     last = [record.pid for record in bus.frames() if record.pid][-7:]
     assert len(set(last)) == 1 and last[0] == bus.processes().get("guard", last[0])
-    assert loop.set_mode(Mode.IDLE, reset=True) == ""
-    holding(loop, bus)
 
 
-def test_an_sdk_process_that_hangs_is_killed_and_the_motors_damp(bus):
-    loop = holding(bus.loop(), bus)
+def test_an_sdk_process_that_hangs_is_killed_and_the_motors_damp(held):
+    bus, loop = held
     stuck = bus.processes()["sdk_child"]
     kill(stuck, signal.SIGSTOP)
     fault_of(loop, "ERROR: the vendor SDK got stuck and commanded nothing for", Mode.DAMPING)
@@ -62,27 +60,25 @@ def test_an_sdk_process_that_hangs_is_killed_and_the_motors_damp(bus):
     until(lambda: not Path(f"/proc/{stuck}").exists(), "the end of the SDK process")
 
 
-def test_a_guard_that_is_killed_is_named_and_the_motors_damp(bus):
-    loop = holding(bus.loop(), bus)
+def test_a_guard_that_is_killed_is_named_and_the_motors_damp(held):
+    bus, loop = held
     kill(bus.processes()["guard"])
     fault_of(loop, "ERROR: the guard of can0 ended", Mode.DAMPING)
     until(bus.damped, "damping")
     until(lambda: not bus.processes(), "the end of both processes")
     assert bus.damped()
-    assert loop.set_mode(Mode.IDLE, reset=True) == ""
-    holding(loop, bus)
 
 
-def test_a_guard_that_hangs_is_killed_and_the_motors_damp(bus):
-    loop = holding(bus.loop(), bus)
+def test_a_guard_that_hangs_is_killed_and_the_motors_damp(held):
+    bus, loop = held
     kill(bus.processes()["guard"], signal.SIGSTOP)
     fault_of(loop, "ERROR: the guard of can0 was silent for more than 0.5 s and was killed", Mode.DAMPING)
     until(lambda: not bus.processes(), "the end of both processes")
     assert bus.damped()
 
 
-def test_guard_and_sdk_process_killed_together_leave_motors_that_the_driver_damps(bus):
-    loop = holding(bus.loop(), bus)
+def test_guard_and_sdk_process_killed_together_leave_motors_that_the_driver_damps(held):
+    bus, loop = held
     processes = bus.processes()
     for name in ("guard", "sdk_child"):
         kill(processes[name], signal.SIGSTOP)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sdk_parts import SDK, START, Bus, bus, fault_of, holding, l5, until  # noqa: F401
+from sdk_parts import SDK, START, Bus, bus, fault_of, held, holding, l5, living, until  # noqa: F401
 
 from actdistill_ros.arm import can
 from actdistill_ros.arm.backend import ArmError
@@ -133,24 +133,6 @@ def test_the_other_model_is_refused_before_there_is_power(tmp_path, made, told):
 # -- while the arm holds under power: the SDK lives on
 
 
-@pytest.fixture(scope="module")
-def living(tmp_path_factory):
-    bus = Bus(tmp_path_factory.mktemp("bus"))
-    yield bus, bus.loop()
-    bus.close()
-
-
-@pytest.fixture
-def held(living):
-    """One arm for many faults: healed and holding."""
-    bus, loop = living
-    bus.inject(heal=True, late_s=0.0)
-    until(lambda: not loop.state().driver.faults, "a healthy arm")
-    loop.set_mode(Mode.IDLE)
-    holding(loop, bus)
-    return bus, loop
-
-
 def test_one_motor_that_falls_silent_is_named_and_held_then_damped(held):
     bus, loop = held
     bus.inject(motor="joint3", mute=True)
@@ -228,8 +210,8 @@ def test_torque_that_the_sdk_does_not_guard_on_damiao_joints_is_a_fault(l5):
         ({"motor": "joint1", "position_rad": 6.5}, "got stuck .* Joint 0 pos data error: 6."),
     ],
 )
-def test_an_sdk_that_deadlocks_instead_of_damping_is_killed_and_the_motors_damp(bus, fault, words):
-    loop = holding(bus.loop(), bus)
+def test_an_sdk_that_deadlocks_instead_of_damping_is_killed_and_the_motors_damp(held, fault, words):
+    bus, loop = held
     bus.inject(**fault)
     state = until(lambda: loop.state().driver if loop.state().driver.mode is Mode.DAMPING else None, "DAMPING")
     assert re.search(words, state.reason), state.reason
@@ -237,12 +219,10 @@ def test_an_sdk_that_deadlocks_instead_of_damping_is_killed_and_the_motors_damp(
     bus.inject(heal=True)
     bus.inject(motor="gripper", position_rad=gripper_readout(1.0))
     bus.inject(motor="joint1", position_rad=0.0)
-    assert loop.set_mode(Mode.IDLE, reset=True) == ""
-    holding(loop, bus)
 
 
-def test_a_motor_that_lost_its_supply_for_a_moment_is_switched_on_by_a_new_connection(bus):
-    loop = holding(bus.loop(), bus)
+def test_a_motor_that_lost_its_supply_for_a_moment_is_switched_on_by_a_new_connection(held):
+    bus, loop = held
     bus.inject(motor="joint6", fault=0)
     fault_of(loop, "ERROR: joint6 switched off by itself", Mode.DAMPING)
     until(bus.damped, "damping frames")
@@ -252,20 +232,18 @@ def test_a_motor_that_lost_its_supply_for_a_moment_is_switched_on_by_a_new_conne
 
 
 @pytest.mark.parametrize("identifier", [0x123, 8, 0x20000004, 0x80000005])
-def test_a_foreign_frame_aborts_the_sdk_and_the_motors_damp(bus, identifier):
-    loop = holding(bus.loop(), bus)
+def test_a_foreign_frame_aborts_the_sdk_and_the_motors_damp(held, identifier):
+    bus, loop = held
     bus.inject(foreign=identifier)
     state = until(lambda: loop.state().driver if loop.state().driver.mode is Mode.DAMPING else None, "DAMPING")
     assert "ERROR: the vendor SDK was killed by SIGABRT" in state.reason
     if identifier != 8:  # that is a motor's own id
         assert f"id 0x{identifier & 0x1FFFFFFF:X} that belongs to no motor" in state.reason
     until(bus.damped, "damping frames")
-    assert loop.set_mode(Mode.IDLE, reset=True) == ""
-    holding(loop, bus)
 
 
-def test_bus_off_is_named_with_the_command_that_mends_it_and_the_motors_damp_when_the_bus_is_back(bus):
-    loop = holding(bus.loop(), bus)
+def test_bus_off_is_named_with_the_command_that_mends_it_and_the_motors_damp_when_the_bus_is_back(held):
+    bus, loop = held
     bus.inject(bus_off=True)
     state = until(lambda: loop.state().driver if loop.state().driver.mode is Mode.DAMPING else None, "DAMPING")
     assert (
@@ -286,8 +264,8 @@ def test_an_adapter_that_is_unplugged_is_named(bus):
     assert "no emulated bus at" in loop.set_mode(Mode.IDLE, reset=True)
 
 
-def test_a_driver_that_sends_nonsense_loses_the_arm_damped(bus, monkeypatch):
-    loop = holding(bus.loop(), bus)
+def test_a_driver_that_sends_nonsense_loses_the_arm_damped(held, monkeypatch):
+    bus, loop = held
     monkeypatch.setattr(loop._driver, "tick", lambda feedback: 1 / 0)
     fault_of(loop, "the driver itself failed: ZeroDivisionError", Mode.DAMPING)
     until(bus.damped, "damping")
