@@ -44,6 +44,7 @@ ARGUMENTS = (
     Argument("can", "CAN interface of the real arm", "can0"),
     Argument("devices", "video devices of the real cameras, in the cameras' order, comma separated", ""),
     Argument("checkpoint", "folder of the policy, relative to here or to the package", "models/tabletop-teacher"),
+    Argument("budget", "share of its decoder that the policy may run, 0.25 to 1; 0: what it was made for", "0"),
     Argument("instruction", "what the arm should do, in words; empty: wait for execute_task", ""),
     Argument("namespace", "ROS namespace of every node, for example left_arm; empty: none", ""),
     Argument("cameras", "names of the cameras, comma separated; empty: those of the checkpoint", ""),
@@ -161,7 +162,7 @@ def plan(
                   "autostart": autostart, **devices}),
         NodeSpec("inference_node", "inference_node",
                  {"checkpoint": str(checkpoint), "instruction": value["instruction"], "cameras": cameras,
-                  "autostart": autostart}),
+                  "budget": _budget(value["budget"]), "autostart": autostart}),
         NodeSpec("monitor_node", "monitor_node",
                  {"camera": cameras[0], "autostart": autostart, **({"record": record} if record else {})}),
     ]  # fmt: skip
@@ -193,6 +194,13 @@ def _complete(values: Mapping[str, str]) -> dict[str, str]:
     if not re.fullmatch(r"\d{1,9}", value["seed"]):
         raise BringupError(f"seed:={value['seed']} is not a whole number from 0 to 999999999.")
     return value
+
+
+def _budget(text: str) -> float:
+    """Whether the policy can keep to it, the inference node says."""
+    if not re.fullmatch(r"0|1|[01]?\.\d{1,6}", text) or float(text) > 1.0:
+        raise BringupError(f"budget:={text} is not a number from 0 to 1, such as 0.47.")
+    return float(text)
 
 
 def _namespace(text: str) -> str:

@@ -98,6 +98,20 @@ def test_a_wrong_value_is_refused_with_what_would_fit(checkpoint, given, says):
     assert says in str(refusal.value)
 
 
+def test_the_policy_gets_its_budget_as_a_number(checkpoint):
+    assert by_name(graph(checkpoint))["inference_node"].parameters["budget"] == 0.0
+    budget = by_name(graph(checkpoint, budget=".35"))["inference_node"].parameters["budget"]
+    assert budget == 0.35 and isinstance(
+        by_name(graph(checkpoint, budget="1"))["inference_node"].parameters["budget"], float
+    )
+
+
+@pytest.mark.parametrize("text", ["half", "1.2", "-0.3", "nan", ""])
+def test_a_budget_that_is_no_share_is_refused(checkpoint, text):
+    with pytest.raises(BringupError, match="is not a number from 0 to 1"):
+        graph(checkpoint, budget=text)
+
+
 def test_a_checkpoint_that_does_not_exist_is_refused_with_where_it_was_looked_for(tmp_path):
     with pytest.raises(BringupError, match="is no folder, neither here"):
         graph(tmp_path / "nothing")
