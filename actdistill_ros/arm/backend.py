@@ -7,9 +7,9 @@ from typing import Protocol
 
 import numpy as np
 
+from actdistill_ros.arm.error import ArmError
 
-class ArmError(RuntimeError):
-    """The arm cannot be reached or answers wrongly; the text says what was found and how to mend it."""
+__all__ = ["ArmBackend", "ArmError", "JointCommand", "JointFeedback"]
 
 
 @dataclass(frozen=True)

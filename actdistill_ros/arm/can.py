@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from actdistill_ros.arm.backend import ArmError
+from actdistill_ros.arm.error import ArmError
 from actdistill_ros.arm.frames import FRAME, ID_MASK
 
 BITRATE = 1_000_000

@@ -20,10 +20,10 @@ import time
 from pathlib import Path
 
 from actdistill_ros.arm import sdk_wire as wire
-from actdistill_ros.arm.backend import ArmError
 from actdistill_ros.arm.bus_monitor import BusMonitor, foreign_words
 from actdistill_ros.arm.can import CanBus, SocketCan
 from actdistill_ros.arm.damper import LINGER_S, Damper, hear, rescue
+from actdistill_ros.arm.error import ArmError
 from actdistill_ros.arm.sdk_settings import SdkSettings
 
 PERIOD_S = 0.005

@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from actdistill_ros.arm.backend import ArmError
+from actdistill_ros.arm.error import ArmError
 from actdistill_ros.arm.frames import KD_MAX, KP_MAX, MODELS
 
 FILE = Path("config") / "sdk.yaml"

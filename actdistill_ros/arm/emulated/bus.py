@@ -21,12 +21,10 @@ from pathlib import Path
 from actdistill_ros.arm.backend import ArmError
 from actdistill_ros.arm.emulated.motors import Motors
 from actdistill_ros.arm.emulated.plant import JointModel, Plant, WorldPlant, gripper_readout
+from actdistill_ros.arm.emulated.wire import CONTROL, RECORD, WATCH
 from actdistill_ros.arm.frames import ERROR_BUS_OFF, ERROR_FLAG, ERROR_RESTARTED, FRAME, MODELS
 from actdistill_ros.leave import leave
 
-WATCH, CONTROL = ".watch", ".ctl"
-RECORD = struct.Struct("=dII8s")
-"""One line of the frame log: monotonic time [s], sending process (0: a motor), CAN id with flags, data."""
 LOGGED = 600_000  # frames kept; about 80 s of traffic
 TICK_S = 0.002
 START_RAD = (0.0, 1.0, 1.0, -0.5, 0.0, 0.0)

@@ -8,10 +8,10 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from actdistill_ros.arm.backend import ArmError
 from actdistill_ros.arm.can import Link
 from actdistill_ros.arm.emulated import preload
-from actdistill_ros.arm.emulated.bus import CONTROL, RECORD, WATCH
+from actdistill_ros.arm.emulated.wire import CONTROL, RECORD, WATCH
+from actdistill_ros.arm.error import ArmError
 
 
 class EmulatedCan:

@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from actdistill_ros.arm.backend import ArmError
+from actdistill_ros.arm.error import ArmError
 
 SOURCE = Path(__file__).with_name("canbus.c")
 
