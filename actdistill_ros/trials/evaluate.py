@@ -245,6 +245,7 @@ def report(outcomes: Sequence[Outcome], args: argparse.Namespace) -> dict:
     successes = [int(o.success) for o in outcomes]
     frequency = np.mean([o.frequency for o in outcomes], axis=0)
     return {
+        **machine(),
         "checkpoint": str(args.checkpoint),
         "suite": args.suite,
         "held_out_phrases": args.held_out,
@@ -268,11 +269,9 @@ def report(outcomes: Sequence[Outcome], args: argparse.Namespace) -> dict:
         "first_look_mm": _percentiles([o.first_mm for o in outcomes]),
         "outcomes": successes,
         "failures": [{"task": o.task, "seed": o.seed, "instruction": o.instruction} for o in outcomes if not o.success],
-        "device": "cpu",
         "dtype": "float32",
         "threads": args.threads,
         "workers": args.workers,
-        **machine(),
     }
 
 
