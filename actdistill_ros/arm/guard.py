@@ -183,6 +183,8 @@ class Guard:
 
     def _on_words(self) -> None:
         data = self._process.stdout.read()
+        if data is None:
+            return
         if not data:
             self._selector.unregister(self._process.stdout)
             return
