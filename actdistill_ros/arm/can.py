@@ -127,7 +127,7 @@ def preflight(bus: CanBus, quiet_s: float = QUIET_S) -> None:
 
 def link_refusal(name: str, link: Link) -> str:
     """Why an interface in this state cannot be used, and the command that mends it; empty if it can."""
-    again = f"sudo ip link set {name} down; sudo ip link set {name} up type can bitrate {BITRATE}"
+    again = restart(name)
     if not link.up:
         return f"{name} is down: {again}"
     if link.bitrate != BITRATE:
@@ -139,6 +139,11 @@ def link_refusal(name: str, link: Link) -> str:
     if link.state != "error-active":
         return f"{name} is {link.state}, expected error-active: nobody acknowledges frames. Check the arm's power and cable"
     return ""
+
+
+def restart(name: str) -> str:
+    """The command that sets the bitrate and brings an interface up, also out of bus-off."""
+    return f"sudo ip link set {name} down; sudo ip link set {name} up type can bitrate {BITRATE}"
 
 
 def _first_frame(listener: socket.socket, seconds: float) -> int | None:

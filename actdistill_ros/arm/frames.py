@@ -143,8 +143,10 @@ def decode_command(motor: Motor, data: bytes) -> Command | None:
 
 
 def is_ec_answer(data: bytes) -> bool:
-    """Whether a frame on a motor's own id is an EC motor's answer: commands have other top bits, since no Damiao command
-    asks for −9 … −6 rad."""
+    """Whether a frame on a motor's own id is an EC motor's answer.
+
+    Commands have other top bits: no Damiao command asks for −9 … −6 rad.
+    """
     return data[0] >> 5 == EC_ANSWER_TYPE
 
 

@@ -1,4 +1,4 @@
-"""The process between driver and vendor SDK: watches the bus, kills an SDK that is stuck, and damps the motors after it.
+"""The process between driver and SDK: watches the bus, kills an SDK that is stuck, and damps the motors after it.
 
 It runs in a session of its own, so that whoever kills the driver's group does not kill what damps the arm. Two rules:
 nothing is written on the bus while the SDK lives (a second writer makes it abort), and once it is dead the motors get
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from actdistill_ros.arm import sdk_wire as wire
 from actdistill_ros.arm.bus_monitor import BusMonitor, foreign_words
-from actdistill_ros.arm.can import CanBus, SocketCan
+from actdistill_ros.arm.can import CanBus, SocketCan, restart
 from actdistill_ros.arm.damper import LINGER_S, Damper, hear, rescue
 from actdistill_ros.arm.error import ArmError
 from actdistill_ros.arm.sdk_settings import SdkSettings
@@ -210,7 +210,7 @@ class Guard:
         if monitor.link_fault:
             self._fail(
                 f"{self._bus.name} is {monitor.link_fault}: check cable, termination and power of the arm, then "
-                f"`sudo ip link set {self._bus.name} down; sudo ip link set {self._bus.name} up type can bitrate 1000000`"
+                f"{restart(self._bus.name)}"
             )
         elif monitor.other_model:
             self._fail(f"{monitor.other_model}, so this is no {settings.model}: set model in config/sdk.yaml")

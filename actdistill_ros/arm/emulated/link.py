@@ -46,7 +46,7 @@ class Record:
 
 
 def ask(folder: Path, interface: str = "can0", **request) -> dict:
-    """A request to the emulated bus: op link, inject, log, last or motors. Raises ArmError if it answers none or refuses."""
+    """A request to the emulated bus: op link, inject, log, last or motors. Raises ArmError if it refuses."""
     with _connect(folder, f"{interface}{CONTROL}") as connection:
         connection.settimeout(5.0)
         connection.send(json.dumps(request).encode())
