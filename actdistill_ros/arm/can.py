@@ -137,7 +137,7 @@ def link_refusal(name: str, link: Link) -> str:
             f"{name} is bus-off (the adapter gave up: cable, termination or power of the arm). Check them, then {again}"
         )
     if link.state != "error-active":
-        return f"{name} is {link.state}, expected error-active: nobody acknowledges frames. Check the arm's power and cable"
+        return f"{name} is {link.state}, expected error-active: nobody answers on the bus. Check power and cable"
     return ""
 
 
