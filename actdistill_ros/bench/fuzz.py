@@ -15,7 +15,7 @@ from actdistill_ros.control.collision import clearance
 from actdistill_ros.control.driver import Driver
 from actdistill_ros.control.kinematics import forward, solve
 from actdistill_ros.control.limits import JOINT_MAX, JOINT_MIN
-from actdistill_ros.control.modes import Mode
+from actdistill_ros.control.modes import LIMP, Mode
 from actdistill_ros.control.operator import Twist
 from actdistill_ros.control.settings import DriverSettings
 from actdistill_ros.control.trajectory import Trajectory
@@ -71,6 +71,8 @@ class Fuzz:
             name = kind.__name__.strip("_")
             self.found.commands += 1
             self.found.sent[name] += 1
+            if self._driver.state().mode in LIMP:
+                self._recent.clear()  # what follows a limp arm starts from the measured joints, even in the same tick
             try:
                 if self._rng.random() < 0.3:
                     self._give_to_the_policy()
@@ -87,6 +89,8 @@ class Fuzz:
             self._faults, self._answers = {}, True
             self._tick()
             self._driver.deadman(False)
+            if self._driver.state().mode in LIMP:
+                self._recent.clear()
             self._driver.set_mode(Mode.POLICY, reset=True)
 
     # -- commands; each says whether it was accepted
@@ -187,9 +191,10 @@ class Fuzz:
             self._violated(f"command is outside its range: {q}, {command.gripper}")
         at = forward(q).position_m
         low, high = self._settings.workspace_min_m, self._settings.workspace_max_m
-        found.outside_workspace_m = max(found.outside_workspace_m, float(np.max(np.maximum(low - at, at - high))))
-        if found.outside_workspace_m > WORKSPACE_SLACK_M:
-            self._violated(f"TCP is {1000 * found.outside_workspace_m:.1f} mm outside the workspace at {at}")
+        outside_m = float(np.max(np.maximum(low - at, at - high)))
+        found.outside_workspace_m = max(found.outside_workspace_m, outside_m)
+        if outside_m > WORKSPACE_SLACK_M:
+            self._violated(f"TCP is {1000 * outside_m:.1f} mm outside the workspace at {at}")
         if found.ticks % CLOSE_EVERY == 0:
             found.clearance_m = min(found.clearance_m, clearance(q, self._settings.table_z_m).distance_m)
             if found.clearance_m < 0.0:

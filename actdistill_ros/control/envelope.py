@@ -143,6 +143,14 @@ def closeness_refusal(q: np.ndarray, start_q: np.ndarray, settings: DriverSettin
     )
 
 
+def is_outside(q: np.ndarray, start_q: np.ndarray, settings: DriverSettings) -> bool:
+    """Whether the TCP at joints q (6,) is outside the workspace, and further out than at start_q."""
+    at, start = forward(q).position_m, forward(start_q).position_m
+    low = np.minimum(settings.workspace_min_m - WORTH_SAYING_M, start)
+    high = np.maximum(settings.workspace_max_m + WORTH_SAYING_M, start)
+    return bool(np.any((at < low) | (at > high)))
+
+
 def rest_refusal(stop: Segment, start_q: np.ndarray, settings: DriverSettings) -> str:
     """Why the arm must not come to rest where `stop` ends; empty if it may. start_q: (6,) where it is now [rad]."""
     low, high = np.minimum(JOINT_MIN, start_q), np.maximum(JOINT_MAX, start_q)

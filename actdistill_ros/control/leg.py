@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from actdistill_ros.control import envelope
 from actdistill_ros.control.kinematics import jacobians
 from actdistill_ros.control.limits import JOINT_MAX, JOINT_MIN, JOINT_NAMES
 from actdistill_ros.control.motion import JointState, Planner, Segment, passing_speed
@@ -30,7 +31,7 @@ def plan(planner: Planner, start: JointState, leg: Leg, after: Leg | None, setti
 
     Raises MotionError.
     """
-    speed, wanted_s = _end_speed(planner, start, leg, after), leg.wanted_s
+    speed, wanted_s = _end_speed(planner, start, leg, after, settings), leg.wanted_s
     for _ in range(ROUNDS):
         segment = planner.reach(start, leg.q, speed, wanted_s)
         excess = overrun(segment, settings)
@@ -40,13 +41,17 @@ def plan(planner: Planner, start: JointState, leg: Leg, after: Leg | None, setti
     return planner.reach(start, leg.q, np.zeros_like(speed), wanted_s)
 
 
-def _end_speed(planner: Planner, start: JointState, leg: Leg, after: Leg | None) -> np.ndarray:
-    """(6,) [rad/s] at the end of the leg; a joint must still be able to stop inside its limits from there."""
+def _end_speed(
+    planner: Planner, start: JointState, leg: Leg, after: Leg | None, settings: DriverSettings
+) -> np.ndarray:
+    """(6,) [rad/s] at the end of the leg; from there the arm must still be able to stop inside limits and workspace."""
     if after is None:
         return np.zeros_like(leg.q)
     speed = passing_speed((leg.q - start.q) / leg.wanted_s, (after.q - leg.q) / after.wanted_s)
     speed = np.clip(speed, -planner.limits.speed, planner.limits.speed)
     stops_at = leg.q + np.sign(speed) * planner.stop_way(speed)
+    if envelope.is_outside(stops_at, leg.q, settings):
+        return np.zeros_like(leg.q)
     return np.where((stops_at >= JOINT_MIN) & (stops_at <= JOINT_MAX), speed, 0.0)
 
 
