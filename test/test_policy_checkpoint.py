@@ -41,6 +41,10 @@ def test_a_saved_policy_gives_the_same_chunk_after_loading(folder):
     assert first.checkpoint_id == second.checkpoint_id
 
 
+def test_the_weights_can_be_read_by_whoever_can_read_the_rest(folder):
+    assert (folder / checkpoint.WEIGHTS).stat().st_mode == (folder / checkpoint.CONFIG).stat().st_mode
+
+
 def test_no_action_exceeds_what_the_contract_promises(folder):
     model, _ = checkpoint.load(folder)
     torch.nn.init.normal_(model.head[-1].weight, std=10.0)

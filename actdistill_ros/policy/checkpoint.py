@@ -27,6 +27,7 @@ def save(folder: Path, model: Policy, contract: Contract) -> None:
     (folder / CONFIG).write_text(json.dumps(shape, indent=1) + "\n")
     unfinished = folder / f"{WEIGHTS}.unfinished"
     save_file({k: v.detach().to("cpu", torch.float32).contiguous() for k, v in model.state_dict().items()}, unfinished)
+    unfinished.chmod((folder / CONFIG).stat().st_mode)  # safetensors lets nobody else read what it writes
     unfinished.replace(folder / WEIGHTS)
 
 
