@@ -84,7 +84,7 @@ def text(found: Findings, differences: dict, commands: Sequence[str], picture: b
     parts = [
         f"# {found.student}\n",
         f"Student of {found.teacher} for budget {found.budget:g}: {found.parameters / 1e6:.2f} M parameters, "
-        f"{found.router_parameters} of them the router's. Training took {found.seconds / 60:.0f} min.\n",
+        f"{found.router_parameters} of them the router's. The command, as run last, took {found.seconds / 60:.0f} min.\n",
     ]
     if found.judged:
         parts += [
