@@ -16,7 +16,9 @@ demo: setup
 	.venv/bin/python tools/demo.py $(ARGS)
 
 bench: setup
-	.venv/bin/actdistill bench images --json out/bench_images.json $(ARGS)
+	.venv/bin/actdistill bench images --json out/bench_images.json
+	.venv/bin/actdistill bench depth --checkpoint models/tabletop-student --threads 1 --json out/bench_depth.json
+	.venv/bin/actdistill bench driver --checkpoint models/tabletop-teacher --commands 2000 --json out/bench_driver.json
 
 clean:
 	rm -rf build install log .venv
