@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -81,3 +85,11 @@ def test_both_cameras_see_every_block_from_home():
     for name, (strong, weak, weaker) in colours.items():
         dominant = (seen[:, strong] > 1.8 * seen[:, weak]) & (seen[:, strong] > 1.8 * seen[:, weaker])
         assert dominant.sum() > 10, f"the {name} block is not in the picture"
+
+
+@pytest.mark.parametrize("first", ["looks", "staging", "world", "env"])
+def test_rendering_is_set_up_whatever_is_imported_first(first):
+    code = f"import actdistill_ros.sim.{first}; from mujoco import gl_context; print(gl_context.GLContext.__module__)"
+    environment = {name: text for name, text in os.environ.items() if name != "MUJOCO_GL"}
+    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "mujoco.egl"

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-
-# MuJoCo reads this once, when it is imported; EGL renders without a screen, with or without a GPU.
-os.environ.setdefault("MUJOCO_GL", "egl")
-# Mesa writes its cache in a thread of the lowest priority; while others keep the cores busy it does not even die, and a
-# process that has ended stays.
-os.environ.setdefault("MESA_SHADER_CACHE_DISABLE", "true")
 
 import mujoco
 import numpy as np
