@@ -42,7 +42,8 @@ print("up", flush=True)
 time.sleep(60)
 """
 POLITE = """
-import time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background ignores it
 try:
     print("up", flush=True)
     time.sleep(60)
