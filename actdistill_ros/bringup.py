@@ -15,6 +15,7 @@ from actdistill_ros.arm import can
 from actdistill_ros.arm.backend import ArmError
 from actdistill_ros.contract import contract
 from actdistill_ros.contract.contract import Contract
+from actdistill_ros.sim import meshes
 from actdistill_ros.sim.layout import CAMERAS as SIM_CAMERAS
 
 PACKAGE = "actdistill_ros"
@@ -57,6 +58,7 @@ ARGUMENTS = (
     Argument("task", "task that the simulated scene is set for", "bowl", ("lift", "bowl", "push", "stack")),
     Argument("suite", "how the simulated scene is set and how it looks", "tabletop", ("tabletop", "tabletop-hard")),
     Argument("seed", "seed of the simulated scene, 0 or more", "0"),
+    Argument("meshes", "folder of link1.stl … that the simulated arm is drawn with; empty: plain shapes", ""),
     Argument("autostart", "nodes activate themselves; false: a lifecycle manager does it", "true", ("true", "false")),
 )  # fmt: skip
 
@@ -279,6 +281,12 @@ def _sim_world(value: Mapping[str, str], cameras: tuple[str, ...], folder: Path)
     options = {"endpoint": str(folder), "cameras": ",".join(cameras)} | {
         key: value[key] for key in ("suite", "task", "seed")
     }
+    if value["meshes"]:
+        try:
+            meshes.find(Path(value["meshes"]))
+        except ValueError as error:
+            raise BringupError(f"meshes:={value['meshes']}: {error}.") from error
+        options["meshes"] = str(Path(value["meshes"]).resolve())
     arguments = tuple(word for name, text in options.items() for word in (f"--{name}", text))
     return NodeSpec("sim_world", "sim_world", arguments=arguments, ros=False, ready="ready")
 

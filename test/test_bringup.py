@@ -71,6 +71,7 @@ def test_cameras_are_those_of_the_checkpoint_unless_given(checkpoint):
         ({"hardware": "real", "can": "can77"}, "hardware:=real: no interface can77 here"),
         ({"hardware": "real", "can": "eth0"}, "hardware:=real: interface eth0 is a network card"),
         ({"devices": "/dev/video0"}, "devices:=/dev/video0 names 1 video devices"),
+        ({"meshes": "/no/such/folder"}, "meshes:=/no/such/folder: no meshes in /no/such/folder: expected files such as"),
         ({"hardware": "toy"}, "not one of sim, sdk_sim, real"),
         ({"namespace": "left arm"}, "not a ROS name"),
         ({"namespace": "/left/"}, "not a ROS name"),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from actdistill_ros.control import kinematics
 from actdistill_ros.control.limits import JOINT_MAX, JOINT_MIN, JOINT_TORQUE_MAX
-from actdistill_ros.sim import layout
+from actdistill_ros.sim import layout, meshes
 from actdistill_ros.sim.env import TabletopEnv
 from actdistill_ros.sim.world import Eyes, World
 
@@ -93,3 +94,29 @@ def test_rendering_is_set_up_whatever_is_imported_first(first):
     environment = {name: text for name, text in os.environ.items() if name != "MUJOCO_GL"}
     told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "mujoco.egl"
+
+
+def stl(path: Path) -> None:
+    """A tetrahedron of 5 cm as binary STL."""
+    corners = 0.05 * np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
+    faces = [corners[list(face)] for face in ((0, 2, 1), (0, 1, 3), (1, 2, 3), (0, 3, 2))]
+    body = b"".join(np.zeros(3, np.float32).tobytes() + face.tobytes() + bytes(2) for face in faces)
+    path.write_bytes(bytes(80) + len(faces).to_bytes(4, "little") + body)
+
+
+def test_links_with_a_mesh_of_the_user_look_like_it_and_move_as_before(tmp_path, world):
+    stl(tmp_path / "Link3.STL")
+    found = meshes.find(tmp_path)
+    drawn = World(found)
+    assert list(found) == ["link3"] and drawn.model.nmesh == 1 and world.model.nmesh == 0
+    for one in (drawn, world):
+        one.set_joints(np.array([0.3, 1.2, 0.9, -0.4, 0.1, 0.2]), 0.5)
+        one.settle()
+    np.testing.assert_array_equal(drawn.tcp.position_m, world.tcp.position_m)
+    np.testing.assert_array_equal(drawn.model.body_mass, world.model.body_mass)
+
+
+def test_a_folder_without_meshes_is_refused_with_the_names_that_are_looked_for(tmp_path):
+    stl(tmp_path / "arm.stl")
+    with pytest.raises(ValueError, match="expected files such as link1.stl"):
+        meshes.find(tmp_path)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
 import numpy as np
 
 from actdistill_ros.contract.chunk import GRIPPER, ROTATION, TRANSLATION
@@ -21,9 +25,11 @@ HOME_Q = kinematics.solve(ArmPose(layout.HOME_TCP_M, layout.GRIPPER_DOWN), np.ar
 class TabletopEnv:
     """One arm at one table. Deterministic for a given sequence of calls."""
 
-    def __init__(self, pixels: int | None = layout.FRAME_PIXELS) -> None:
-        """`pixels=None` renders nothing (labels and expert runs need no pictures)."""
-        self.world = World()
+    def __init__(
+        self, pixels: int | None = layout.FRAME_PIXELS, meshes: Mapping[str, Path] = MappingProxyType({})
+    ) -> None:
+        """`pixels=None` renders nothing (labels and expert runs need no pictures). meshes: see `World`."""
+        self.world = World(meshes)
         self._settings = settings.load()
         self.eyes = Eyes(self.world.model, pixels) if pixels else None
         self.stage: Stage | None = None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -19,8 +21,14 @@ _PERIOD_S = 0.1  # what a nudge's step is counted in
 class Rig:
     """Thread-safe. The arm can be put somewhere only while its motors are damped: nobody moves an arm under power."""
 
-    def __init__(self, clock: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self.env = TabletopEnv(pixels=None)
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        meshes: Mapping[str, Path] = MappingProxyType({}),
+    ) -> None:
+        """meshes: see `World`."""
+        self.env = TabletopEnv(pixels=None, meshes=meshes)
         self.lock = threading.Lock()
         self._clock, self._monotonic = clock, monotonic
         self._enabled, self._clients = False, 0

@@ -1,6 +1,10 @@
-"""The MuJoCo model of arm, table, blocks and bowl, built from the robot's numbers; no mesh files."""
+"""The MuJoCo model of arm, table, blocks and bowl, built from the robot's numbers; it needs no mesh files."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
@@ -69,7 +73,11 @@ def _finger(name: str, side: int) -> str:
     </body>"""
 
 
-def _arm() -> str:
+def _looks(link: str, shapes: str, meshes: Mapping[str, Path]) -> str:
+    return f'<geom type="mesh" mesh="{link}" rgba="{_LIGHT}" class="looks"/>' if link in meshes else shapes
+
+
+def _arm(meshes: Mapping[str, Path]) -> str:
     opening, closing = "", ""
     for i in range(6):
         mass, centre, inertia = _INERTIA[i]
@@ -78,7 +86,7 @@ def _arm() -> str:
           <inertial pos="{_numbers(centre)}" mass="{mass}" diaginertia="{_numbers(inertia)}"/>
           <joint name="joint{i + 1}" axis="{_numbers(JOINT_AXES[i])}" range="{JOINT_MIN[i]} {JOINT_MAX[i]}"
                  armature="0.01" damping="0.1"/>
-          {"".join(_capsule(*shape) for shape in _SHAPES[i])}"""
+          {_looks(f"link{i + 1}", "".join(_capsule(*shape) for shape in _SHAPES[i]), meshes)}"""
         closing += "</body>"
     axes = look_at(layout.WRIST_POSITION_M, layout.WRIST_LOOK_AT_M, np.array([0.0, 0.0, 1.0]))
     hand = f"""
@@ -130,14 +138,17 @@ def _distractors() -> str:
     )
 
 
-def mjcf() -> str:
-    """The whole world as MJCF text."""
+def mjcf(meshes: Mapping[str, Path]) -> str:
+    """The whole world as MJCF text. meshes: link name -> file that it looks like, see `sim.meshes`."""
     front = look_at(layout.FRONT_POSITION_M, layout.FRONT_LOOK_AT_M, np.array([0.0, 0.0, 1.0]))
     joints = "".join(
         f'<position joint="joint{i + 1}" kp="{KP[i]}" kv="{KD[i]}" '
         f'forcerange="{-JOINT_TORQUE_MAX[i]} {JOINT_TORQUE_MAX[i]}" ctrlrange="{JOINT_MIN[i]} {JOINT_MAX[i]}"/>'
         for i in range(6)
     )
+    files = "".join(f'<mesh name="{link}" file={quoteattr(str(path))}/>' for link, path in meshes.items())
+    base = '<geom type="box" pos="0 0 -0.03" size="0.06 0.06 0.03" rgba="0.3 0.3 0.32 1" class="looks"/>'
+    base += _capsule((0, 0, 0), (0, 0, 0.05), 0.04, _DARK)
     return f"""
 <mujoco model="arx_x5_tabletop">
   <compiler angle="radian" eulerseq="xyz"/>
@@ -158,7 +169,7 @@ def mjcf() -> str:
   </default>
   <asset>
     <texture name="table" type="2d" builtin="checker" rgb1="0.55 0.44 0.33" rgb2="0.52 0.41 0.30" width="128" height="128"/>
-    <material name="table" texture="table" texrepeat="10 10" specular="0.1"/>
+    <material name="table" texture="table" texrepeat="10 10" specular="0.1"/>{files}
   </asset>
   <worldbody>
     <light name="key" pos="0.4 -0.6 1.6" dir="0 0.35 -1" directional="true" diffuse="0.45 0.45 0.45" castshadow="false"/>
@@ -168,8 +179,7 @@ def mjcf() -> str:
           contype="1" conaffinity="1" condim="4" friction="0.8 0.01 0.0001"/>
     <camera name="front" pos="{_numbers(layout.FRONT_POSITION_M)}" xyaxes="{_numbers(front)}" fovy="{layout.FRONT_FOVY_DEG}"/>
     <body name="base_link">
-      <geom type="box" pos="0 0 -0.03" size="0.06 0.06 0.03" rgba="0.3 0.3 0.32 1" class="looks"/>
-      {_capsule((0, 0, 0), (0, 0, 0.05), 0.04, _DARK)}{_arm()}
+      {_looks("base_link", base, meshes)}{_arm(meshes)}
     </body>{_bowl()}{_blocks()}{_distractors()}
   </worldbody>
   <contact><exclude body1="finger1" body2="finger2"/></contact>

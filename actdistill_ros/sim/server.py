@@ -8,12 +8,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 
 from actdistill_ros.leave import leave
-from actdistill_ros.sim import layout, protocol
+from actdistill_ros.sim import layout, meshes, protocol
 from actdistill_ros.sim.cameras import CameraBank
 from actdistill_ros.sim.rig import Rig
 from actdistill_ros.sim.staging import SUITES, TASKS, StagingError
@@ -35,7 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
     try:
-        server = Server(args.endpoint, tuple(args.cameras.split(",")), args.fps, args.pixels)
+        looks = meshes.find(args.meshes) if args.meshes else {}
+        server = Server(args.endpoint, tuple(args.cameras.split(",")), args.fps, args.pixels, looks)
         server.rig.reset(args.suite, args.task, args.seed)
         server.start()
     except (OSError, StagingError, ValueError, RuntimeError) as error:
@@ -57,20 +58,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--suite", choices=SUITES, default="tabletop")
     parser.add_argument("--task", choices=TASKS, default="bowl")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--meshes", type=Path, help="folder of link1.stl …, drawn instead of the plain shapes")
     return parser
 
 
 class Server:
     """Accepts clients and keeps physics at the pace of the wall clock."""
 
-    def __init__(self, endpoint: Path, cameras: tuple[str, ...], fps: float, pixels: int) -> None:
-        """Raises OSError if the folder cannot hold the sockets, ValueError for an unknown camera."""
+    def __init__(
+        self, endpoint: Path, cameras: tuple[str, ...], fps: float, pixels: int, looks: Mapping[str, Path]
+    ) -> None:
+        """looks: meshes, see `World`. Raises OSError if the folder cannot hold the sockets, ValueError for an unknown
+        camera or a mesh that cannot be read."""
         unknown = set(cameras) - set(layout.CAMERAS)
         if unknown:
             raise ValueError(
                 f"no camera {', '.join(sorted(unknown))} in this world; it has {', '.join(layout.CAMERAS)}"
             )
-        self.rig = Rig()
+        self.rig = Rig(meshes=looks)
         self.cameras = CameraBank(self.rig, cameras, fps, pixels)
         self._listeners = {name: _listen(endpoint, name) for name in (protocol.MOTORS, protocol.CAMERA, protocol.WORLD)}
         self._paths = [protocol.endpoint(endpoint, name) for name in self._listeners]

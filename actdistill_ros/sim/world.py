@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 
 import mujoco
 import numpy as np
@@ -21,8 +24,9 @@ class Snapshot:
 class World:
     """One MuJoCo scene. Not thread-safe: the owner serialises `step`, `reset`-like writes and reads."""
 
-    def __init__(self) -> None:
-        self.model = mujoco.MjModel.from_xml_string(scene.mjcf())
+    def __init__(self, meshes: Mapping[str, Path] = MappingProxyType({})) -> None:
+        """meshes: what links look like, see `sim.meshes`. Raises ValueError if MuJoCo cannot read one."""
+        self.model = mujoco.MjModel.from_xml_string(scene.mjcf(meshes))
         self.data = mujoco.MjData(self.model)
         names = [f"joint{i + 1}" for i in range(6)]
         self._q = np.array([self.model.joint(n).qposadr[0] for n in names])
