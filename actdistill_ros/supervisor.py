@@ -22,7 +22,7 @@ from actdistill_ros.run_folder import RunFolder
 READY_S = 60.0
 """How long a process may take to say that it is ready; the first picture of a simulated camera compiles its shaders."""
 HOLD_S = 0.5
-DEADLINES_S = ((2.0, 2.4), (3.6, 4.0), (4.5, 4.7))
+DEADLINES_S = ((2.6, 3.2), (4.0, 4.4), (4.6, 4.8))
 """When SIGINT and SIGKILL follow on SIGTERM, counted from the wish to stop: masters of the arm, driver, its world."""
 
 _PR_SET_PDEATHSIG = 1

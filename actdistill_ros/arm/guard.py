@@ -73,7 +73,7 @@ class Guard:
         self._listener = bus.open()
         self._begin_s = time.monotonic()
         self._first_s = self._beat_s = 0.0
-        self._ready, self._reason, self._lines = False, "", [""]
+        self._ready, self._reason, self._lines, self._partial = False, "", [""], b""
         self._sequence = self._done = 0
         self._share, self._powered = 0.0, False
         self._told: dict[str, str] = {}
@@ -185,10 +185,10 @@ class Guard:
         data = self._process.stdout.read()
         if data is None:
             return
-        if not data:
+        if not data and self._process.stdout in self._selector.get_map():
             self._selector.unregister(self._process.stdout)
-            return
-        for line in data.decode(errors="replace").splitlines():
+        *lines, self._partial = (self._partial + data).split(b"\n") if data else (self._partial, b"")
+        for line in (line.decode(errors="replace") for line in lines):
             if "error" in line or "terminate" in line or "what()" in line or "Failed" in line:
                 self._lines = [*self._lines, line.strip()][-WORDS:]
 
@@ -246,6 +246,7 @@ class Guard:
         code = self._process.returncode
         how = f"ended with exit code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
         self._on_frames()
+        self._on_words()  # its last words may still be in the pipe
         choked = any("invalid can_id" in line for line in self._lines)
         culprit = self._monitor.foreign if self._monitor.foreign is not None else self._monitor.error
         if choked and culprit is not None:

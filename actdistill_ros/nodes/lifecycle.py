@@ -17,7 +17,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from actdistill_ros.leave import leave
 
-_STOP_S = 1.0
+_STOP_S = 0.6
 """How long the executor, and then its thread, may take to end after a signal before the process ends without them."""
 
 
