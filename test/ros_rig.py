@@ -62,6 +62,15 @@ class Ros:
         node.create_subscription(message_type, topic, listen, profile)
         return heard
 
+    def connect(self, publisher, node) -> None:
+        """Wait until publisher and the node's subscription know each other: what only one side knows of is lost."""
+        topic = publisher.topic_name
+        ear = next(one for one in node.subscriptions if one.topic_name == topic)
+        mouths = [one for of in self._nodes for one in of.publishers if one.topic_name == topic]
+        self.until(
+            lambda: publisher.get_subscription_count() and ear.get_publisher_count() >= len(mouths), f"ears on {topic}"
+        )
+
     def until(self, condition: Callable[[], object], what: str):
         """The condition's value once it is true; looked at whenever something was heard, and every 20 ms."""
         with self._changed:

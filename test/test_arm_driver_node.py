@@ -48,7 +48,8 @@ class Robot:
         self.chunks = self.peer.create_publisher(ActionChunk, "policy/chunk", qos.STATE)
         self.modes = self.peer.create_client(SetMode, "arm/set_mode")
         assert self.modes.wait_for_service(timeout_sec=5.0)
-        ros.until(lambda: self.states and self.chunks.get_subscription_count(), "the driver's topics")
+        ros.connect(self.chunks, self.node)
+        ros.until(lambda: self.states, "the driver's state")
 
     def set_mode(self, mode: int, reset: bool = False) -> SetMode.Response:
         future = self.modes.call_async(SetMode.Request(mode=mode, reset=reset))

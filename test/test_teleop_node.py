@@ -186,7 +186,7 @@ def test_a_twist_in_another_frame_stops_the_arm_and_says_why(robot, line):
     stranger = robot.peer.create_publisher(TwistStamped, "teleop/twist", qos.STATE)
     message = TwistStamped()
     message.header.frame_id = "camera"
-    robot.ros.until(lambda: stranger.get_subscription_count(), "the driver's ear")
+    robot.ros.connect(stranger, robot.node)
     stranger.publish(message)
     robot.until_held("teleop refused: frame_id is 'camera', expected 'base_link' or 'eef_link'")
 
@@ -209,7 +209,7 @@ def test_a_device_that_cannot_be_used_is_refused_with_a_remedy(ros, capfd, param
 
 def trajectory(robot: Robot, *points, names=JOINT_NAMES, **changes) -> None:
     publisher = robot.peer.create_publisher(JointTrajectory, "arm/joint_trajectory", qos.STATE)
-    robot.ros.until(publisher.get_subscription_count, "the driver's ear")
+    robot.ros.connect(publisher, robot.node)
     message = JointTrajectory(joint_names=list(names))
     for number, positions in enumerate(points, 1):
         point = JointTrajectoryPoint(positions=[float(q) for q in positions])
@@ -250,7 +250,7 @@ def test_a_trajectory_that_lacks_a_joint_or_comes_in_policy_mode_moves_nothing(r
 def test_a_tool_moves_the_gripper_while_the_arm_holds(robot, motors):
     assert robot.set_mode(ArmState.HOLD).success
     publisher = robot.peer.create_publisher(Float32, "arm/gripper", qos.STATE)
-    robot.ros.until(publisher.get_subscription_count, "the driver's ear")
+    robot.ros.connect(publisher, robot.node)
     publisher.publish(Float32(data=0.25))
     robot.until(lambda s: s.gripper_commanded == 0.25, "the gripper's command")
     robot.ros.until(lambda: motors.gripper == 0.25, "the gripper to arrive")
