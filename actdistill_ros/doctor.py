@@ -46,10 +46,10 @@ def egl() -> str:
 
 
 def ros() -> str:
-    import rclpy
+    from actdistill_ros.nodes import middleware
 
     tools = "launch tools" if _has("ros2launch") else "no launch tools: use actdistill up"
-    return f"{os.environ.get('ROS_DISTRO', 'unknown')} with {rclpy.get_rmw_implementation_identifier()}, {tools}"
+    return f"{os.environ.get('ROS_DISTRO', 'unknown')} with {middleware.name()}, {tools}"
 
 
 def overlay() -> str:
