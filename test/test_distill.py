@@ -19,7 +19,6 @@ from actdistill_ros.contract.contract import ContractError
 from actdistill_ros.data.episode import DataError
 from actdistill_ros.distill import command, controls, depth, losses, report
 from actdistill_ros.distill.graph import HeadConfig
-from actdistill_ros.distill.judge import Judged
 from actdistill_ros.distill.loop import DistillError, fit
 from actdistill_ros.distill.probing import Probing, ProbingSettings
 from actdistill_ros.distill.student import Student, StudentSettings, draw_budgets, straight_through
@@ -245,13 +244,6 @@ def test_one_command_leaves_a_student_that_loads_runs_and_reports(distilled, cap
     assert body["commands"][0].startswith("actdistill distill --teacher")
 
 
-def test_controls_are_checkpoints_of_their_own_and_random_needs_none(distilled):
-    work = distilled.with_name("whole.training") / "controls"
-    assert {path.name for path in work.iterdir()} == {"static", "no-graph"}
-    router = checkpoint.load(work / "static")[0].router
-    assert router.always.sum() == 3 and router.shares.unique().tolist() == [0.75]
-
-
 def test_the_printed_command_makes_the_same_run(words, distilled):
     printed = json.loads((distilled / report.BODY).read_text())["commands"][0].split()[2:]
     again, first = parse(*printed), parse(*words, "--out", distilled, "--controls", "static", "random", "no-graph")
@@ -327,44 +319,3 @@ def test_missing_data_and_missing_teachers_are_named(folder, data, tmp_path):
 def test_a_budget_that_cannot_be_met_is_refused(words, tmp_path, budget, reason):
     with pytest.raises(DistillError, match=reason):
         command.run(parse(*words, "--out", tmp_path / "x", "--budget", budget))
-
-
-# -- the report
-def judged(name: str, outcomes: list[int], share: float) -> Judged:
-    body = {
-        "success_rate": float(np.mean(outcomes)),
-        "ci95": [0.1, 0.9],
-        "episodes": len(outcomes),
-        "suite": "tabletop",
-        "seed": 90_000,
-        "outcomes": outcomes,
-        "decoder_flops_share": share,
-        "layers_executed_mean": share * 4,
-        "layer_frequency": [share] * 4,
-        "budget": share,
-        "phases": {"carry": {"steps": 7, "decoder_share": share}},
-        "decoder_ms": {"p50": 4 * share, "p95": 5 * share},
-        "step_ms": {"p50": 8.0, "p95": 9.0},
-    }
-    return Judged(name, "what it is", body)
-
-
-def test_the_report_names_the_difference_on_the_same_seeds_and_the_smallest_budget_that_holds(
-    distilled, words, tmp_path
-):
-    body = json.loads((distilled / report.BODY).read_text())
-    kept = {key: body[key] for key in report.Findings.__dataclass_fields__}
-    rows = [
-        judged("teacher", [1] * 100, 1.0),
-        judged("student", [1] * 99 + [0], 0.47),
-        judged("student at 0.3", [1] * 98 + [0, 0], 0.3),
-        judged("student at 0.25", [0] * 10 + [1] * 90, 0.25),
-    ]
-    found = report.Findings(**{**kept, "judged": rows})
-    work = distilled.with_name("whole.training")
-    report.write(found, parse(*words, "--out", distilled), work, tmp_path)
-    said = (tmp_path / report.TEXT).read_text()
-    assert "| student | what it is | 99.0% | 10% … 90% | -1.0 (-3.0 … +0.0) | 47.0% |" in said
-    assert "| carry | 7 | 47.0% |" in said
-    assert "within 2 points of the teacher is 0.3 (30.0%" in said
-    assert (tmp_path / report.PICTURE).stat().st_size > 10_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from actdistill_ros.distill.probing import Probing, ProbingSettings
 from actdistill_ros.distill.student import Student, StudentSettings, held_out_curve
 from actdistill_ros.distill.teacher import DTYPES, Teacher
 from actdistill_ros.policy import checkpoint
+from actdistill_ros.policy.router import LOWEST_BUDGET
 
 CURVE_BUDGETS = [0.25, 0.3, 0.35, 0.4, 0.47, 0.5, 0.6, 0.75, 1.0]
 
@@ -52,11 +54,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=controls.NAMES,
         help=f"train and judge these rivals at the same mean depth; all without a name: {', '.join(controls.NAMES)}",
     )
+    parser.add_argument(
+        "--control-budgets", type=float, nargs="*", default=[], help="budgets to train and judge the controls at too"
+    )
     parser.add_argument("--eval-episodes", type=int, default=100, help="episodes to judge by; 0: none")
     parser.add_argument(
         "--eval-seed", type=int, default=90_000, help="of the first; from 100000 on: final numbers only"
     )
     parser.add_argument("--eval-budgets", type=float, nargs="*", default=[], help="budgets to judge the student at too")
+    parser.add_argument(
+        "--eval-suites", nargs="+", choices=judge.SUITES, default=["tabletop"], help="(default: tabletop)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print what it would cost, and stop")
 
 
@@ -75,11 +83,12 @@ def run(args: argparse.Namespace) -> int:
     plan = _plan(args)
     plan.settings.check()
     work = args.work or args.out.with_name(f"{args.out.name}.training")
-    names = controls.chosen(args.controls)
     _check_out(args.out, args.teacher, work)
     teacher = Teacher(args.teacher, args.data, args.dtype)
-    depth.layers_within(plan.settings.budget, teacher.model.config.layers)
-    cost = estimate.of(teacher, plan.settings, plan.heads, plan.probing.steps, names, args.out.parent)
+    layers = teacher.model.config.layers
+    _check_budgets(args, layers)
+    planned = controls.trainings(_controls(args, range(1, layers - 1), layers, plan.settings))
+    cost = estimate.of(teacher, plan.settings, plan.heads, plan.probing.steps, tuple(planned), args.out.parent)
     print(cost)
     if args.dry_run:
         return 0
@@ -88,10 +97,9 @@ def run(args: argparse.Namespace) -> int:
     heads, errors = _probe(teacher, plan.heads, plan.probing, work, args.save_every)
     order = _order(teacher, work)
     student = _train("student", teacher, heads, order, plan.settings, work, args.out, args.save_every)
-    rivals = [
-        _control(one, teacher, heads, order, plan, work, args.save_every)
-        for one in controls.make(names, order, teacher.model.config.layers, plan.settings)
-    ]
+    rivals = _controls(args, order, layers, plan.settings)
+    for name, one in controls.trainings(rivals).items():
+        _train_control(name, one, teacher, heads, order, plan, work, args.save_every)
     seconds = time.monotonic() - start
     curve = held_out_curve(student, teacher, sorted({*CURVE_BUDGETS, plan.settings.budget}))
     judged = judge.all_of(args, rivals, work)
@@ -119,6 +127,19 @@ def _check_out(out: Path, teacher: Path, work: Path) -> None:
         raise DistillError(f"--out {out} is the teacher itself; give a folder of the student's own.")
     if (out / checkpoint.WEIGHTS).exists() and not (work / "student.pt").exists():
         raise DistillError(f"{out} holds a finished checkpoint and {work} no run of it; give another --out.")
+
+
+def _check_budgets(args: argparse.Namespace, layers: int) -> None:
+    for budget in (args.budget, *args.eval_budgets, *args.control_budgets):
+        if not LOWEST_BUDGET <= budget <= 1.0:
+            raise DistillError(f"budget {budget:g} cannot be met; expected {LOWEST_BUDGET} … 1")
+        depth.layers_within(budget, layers)
+
+
+def _controls(
+    args: argparse.Namespace, order: Sequence[int], layers: int, settings: StudentSettings
+) -> list[controls.Control]:
+    return controls.make(controls.chosen(args.controls), order, layers, settings, args.control_budgets)
 
 
 def _plan(args: argparse.Namespace) -> Plan:
@@ -180,12 +201,16 @@ def _train(
     return model
 
 
-def _control(
-    control: controls.Control, teacher: Teacher, heads, order: list[int], plan: Plan, work: Path, save_every: int
-) -> controls.Control:
-    out = work / "controls" / control.name
-    if control.trained:
-        if not control.graph:
-            heads, _ = _probe(teacher, replace(plan.heads, graph=False), plan.probing, work, save_every)
-        _train(control.name, teacher, heads, order, control.settings, work, out, save_every)
-    return control
+def _train_control(
+    name: str,
+    control: controls.Control,
+    teacher: Teacher,
+    heads: torch.nn.Module,
+    order: list[int],
+    plan: Plan,
+    work: Path,
+    save_every: int,
+) -> None:
+    if not control.graph:
+        heads, _ = _probe(teacher, replace(plan.heads, graph=False), plan.probing, work, save_every)
+    _train(name, teacher, heads, order, control.settings, work, work / "controls" / name, save_every)

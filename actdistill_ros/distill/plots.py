@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from actdistill_ros.distill.judge import Judged
     from actdistill_ros.distill.report import Findings
 
 
@@ -18,31 +20,49 @@ def draw(found: Findings, work: Path, path: Path) -> bool:
         return False
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 8), layout="constrained")
-    axes = figure.subplots(2, 2)
-    _success(axes[0, 0], found)
-    _losses(axes[0, 1], found)
-    _layers(axes[1, 0], found)
-    _curve(axes[1, 1], found, work)
+    suites = list(found.judged) or [""]
+    rows = (len(suites) + 4) // 2
+    figure = Figure(figsize=(12, 4 * rows), layout="constrained")
+    axes = figure.subplots(rows, 2).flatten()
+    for panel, suite in zip(axes, suites, strict=False):
+        _success(panel, suite, found.judged.get(suite, []))
+    others = axes[len(suites) :]
+    _losses(others[0], found)
+    _layers(others[1], found)
+    _curve(others[2], found, work)
+    for panel in others[3:]:
+        panel.set_axis_off()
     figure.suptitle(f"{found.student}, student of {found.teacher}")
     figure.savefig(path, dpi=110)
     return True
 
 
-def _success(axes, found: Findings) -> None:
+def _success(axes, suite: str, judged: Sequence[Judged]) -> None:
     axes.set(
-        title="Success against compute", xlabel="share of the decoder's FLOPs", ylabel="success [%], 95 % interval"
+        title=f"Success against compute {suite}".strip(),
+        xlabel="share of the decoder's FLOPs",
+        ylabel="success [%], 95 % interval",
     )
-    for one in found.judged:
-        x, y, (low, high) = one.body["decoder_flops_share"], 100 * one.body["success_rate"], one.body["ci95"]
-        error = [[max(0.0, y - 100 * low)], [max(0.0, 100 * high - y)]]
-        marker = "o" if one.name == "teacher" or one.name.startswith("student") else "s"
-        axes.errorbar(x, y, error, marker=marker, capsize=3, label=one.name)
-    if found.judged:
+    students = [one for one in judged if one.name.startswith("student")]
+    students.sort(key=lambda one: one.body["decoder_flops_share"])
+    if students:
+        _points(axes, students, "o-", "the student's budgets")
+    for one in judged:
+        if one not in students:
+            _points(axes, [one], "*" if one.name == "teacher" else "s", one.name)
+    if judged:
         axes.legend(fontsize=8)
     else:
         axes.text(0.5, 0.5, "not judged", ha="center", transform=axes.transAxes)
     axes.set_xlim(0, 1.05)
+
+
+def _points(axes, judged: Sequence[Judged], style: str, label: str) -> None:
+    bodies = [one.body for one in judged]
+    x, y = [body["decoder_flops_share"] for body in bodies], [100 * body["success_rate"] for body in bodies]
+    low = [max(0.0, s - 100 * body["ci95"][0]) for s, body in zip(y, bodies, strict=True)]
+    high = [max(0.0, 100 * body["ci95"][1] - s) for s, body in zip(y, bodies, strict=True)]
+    axes.errorbar(x, y, [low, high], fmt=style, capsize=3, label=label)
 
 
 def _losses(axes, found: Findings) -> None:
@@ -57,7 +77,8 @@ def _layers(axes, found: Findings) -> None:
     axes.set(title="Layers: what they know, and how often they run", xlabel="layer", ylabel="share")
     layers = range(len(found.probe_errors))
     axes.plot(layers, found.probe_errors, color="black", marker=".", label="probe error (share of variance)")
-    student = next((one for one in found.judged if one.name == "student"), None)
+    first = next(iter(found.judged.values()), [])
+    student = next((one for one in first if one.name == "student"), None)
     if student:
         axes.bar(layers, student.body["layer_frequency"], alpha=0.4, label="share of steps in which the layer ran")
     axes.set_ylim(0, 1.05)

@@ -18,7 +18,8 @@ TEXT, BODY, PICTURE = "report.md", "report.json", "report.png"
 @dataclass(frozen=True)
 class Findings:
     """order: layers as they are best given up; probe_errors: share of the action's variance that each layer misses;
-    held_out: rows of `student.held_out_curve`; latency: what `actdistill bench depth` found, side by side."""
+    held_out: rows of `student.held_out_curve`; judged: of each suite, the teacher first; latency: what
+    `actdistill bench depth` found, side by side."""
 
     teacher: str
     student: str
@@ -26,7 +27,7 @@ class Findings:
     order: list[int]
     probe_errors: list[float]
     held_out: list[dict[str, float]]
-    judged: list[Judged]
+    judged: dict[str, list[Judged]]
     latency: dict
     seconds: float
     parameters: int
@@ -37,16 +38,27 @@ def write(found: Findings, args: argparse.Namespace, work: Path, out: Path) -> N
     from actdistill_ros.distill import plots
 
     commands = [command(args), *evaluations(args)]
-    differences = {one.name: difference(one, found.judged[0]) for one in found.judged[1:]}
+    differences = {suite: differences_of(judged) for suite, judged in found.judged.items()}
     body = {**asdict(found), "differences": differences, "commands": commands, "settings": _settings(args)}
     _replace(out / BODY, json.dumps(body, indent=1) + "\n")
     picture = plots.draw(found, work, out / PICTURE)
-    _replace(out / TEXT, text(found, differences, commands, picture))
+    _replace(out / TEXT, text(found, commands, picture))
 
 
-def difference(one: Judged, teacher: Judged) -> dict[str, float]:
-    """Success minus the teacher's on the same seeds, in points, with its 95 % interval."""
-    mean, low, high = paired_bootstrap(one.body["outcomes"], teacher.body["outcomes"])
+def differences_of(judged: Sequence[Judged]) -> dict[str, dict[str, dict[str, float]]]:
+    """By name: `teacher`, success minus the teacher's; of a control `student`, that of the student under the same budget
+    minus the control's. On the same seeds, in points."""
+    by_name = {one.name: one for one in judged}
+    found = {one.name: {"teacher": difference(one, judged[0])} for one in judged[1:]}
+    for one in judged:
+        if one.rival_of:
+            found[one.name]["student"] = difference(by_name[one.rival_of], one)
+    return found
+
+
+def difference(one: Judged, other: Judged) -> dict[str, float]:
+    """Success of one minus that of the other on the same seeds, in points, with its 95 % interval."""
+    mean, low, high = paired_bootstrap(one.body["outcomes"], other.body["outcomes"])
     return {"points": 100 * mean, "low": 100 * low, "high": 100 * high}
 
 
@@ -58,8 +70,10 @@ def command(args: argparse.Namespace) -> str:
     words += ["--dtype", args.dtype, "--seed", args.seed, "--threads", args.threads]
     words += ["--no-graph"] if args.no_graph else []
     words += ["--controls", *args.controls] if args.controls is not None else []
+    words += ["--control-budgets", *args.control_budgets] if args.control_budgets else []
     words += ["--eval-episodes", args.eval_episodes, "--eval-seed", args.eval_seed]
     words += ["--eval-budgets", *args.eval_budgets] if args.eval_budgets else []
+    words += ["--eval-suites", *args.eval_suites] if args.eval_suites != ["tabletop"] else []
     return shlex.join(map(str, words))
 
 
@@ -80,19 +94,21 @@ def evaluations(args: argparse.Namespace) -> list[str]:
     ]
 
 
-def text(found: Findings, differences: dict, commands: Sequence[str], picture: bool) -> str:
+def text(found: Findings, commands: Sequence[str], picture: bool) -> str:
     parts = [
         f"# {found.student}\n",
         f"Student of {found.teacher} for budget {found.budget:g}: {found.parameters / 1e6:.2f} M parameters, "
         f"{found.router_parameters} of them the router's. The command, as run last, took {found.seconds / 60:.0f} min.\n",
     ]
-    if found.judged:
+    for suite, judged in found.judged.items():
+        differences = differences_of(judged)
         parts += [
-            "## Success in the closed loop\n",
-            _judged_table(found.judged, differences),
-            _verdict(found, differences),
+            f"## Success in the closed loop: {suite}\n",
+            _judged_table(judged, differences),
+            _verdict(judged, differences),
         ]
-        parts += _phases(found.judged)
+        parts += _rivals(judged, differences)
+        parts += _phases(judged)
     if found.latency:
         parts += ["## Latency, teacher and student side by side in one process\n", _latency_table(found.latency)]
     parts += [
@@ -121,23 +137,46 @@ def _judged_table(judged: Sequence[Judged], differences: dict) -> str:
     rows = []
     for one in judged:
         body, (low, high) = one.body, one.body["ci95"]
-        apart = differences.get(one.name)
         rows.append(
             (
                 one.name,
                 one.meaning,
                 f"{body['success_rate']:.1%}",
                 f"{low:.0%} … {high:.0%}",
-                f"{apart['points']:+.1f} ({apart['low']:+.1f} … {apart['high']:+.1f})" if apart else "–",
+                _points(differences[one.name]["teacher"]) if one.name in differences else "–",
                 f"{body['decoder_flops_share']:.1%}",
                 f"{body['layers_executed_mean']:.2f}",
                 *(f"{body[k]['p50']:.1f} / {body[k]['p95']:.1f}" for k in ("decoder_ms", "step_ms")),
             )
         )
     first = judged[0].body
-    what = f"{first['episodes']} episodes of {first['suite']}, seeds from {first['seed']}, the same for all."
+    what = f"{first['episodes']} episodes, seeds from {first['seed']}, the same for all."
     head = ("", "what runs", "success", "95 %", "to the teacher, points (95 %)", "decoder FLOPs", "layers")
     return f"{what} Milliseconds are p50 / p95.\n\n" + _rows((*head, "decoder ms", "step ms"), rows)
+
+
+def _rivals(judged: Sequence[Judged], differences: dict) -> list[str]:
+    """The student against each control under the same budget; nothing without controls."""
+    by_name = {one.name: one.body for one in judged}
+    rows = [
+        (
+            one.rival_of,
+            one.name,
+            _points(differences[one.name]["student"]),
+            *(f"{by_name[name]['layers_executed_mean']:.2f}" for name in (one.rival_of, one.name)),
+        )
+        for one in judged
+        if one.rival_of
+    ]
+    if not rows:
+        return []
+    said = "The student against each control on the same seeds. An interval that holds 0 does not tell the two apart."
+    head = ("", "control", "student − control, points (95 %)", "layers of the student", "of the control")
+    return [f"{said}\n", _rows(head, rows)]
+
+
+def _points(apart: dict[str, float]) -> str:
+    return f"{apart['points']:+.1f} ({apart['low']:+.1f} … {apart['high']:+.1f})"
 
 
 def _phases(judged: Sequence[Judged]) -> list[str]:
@@ -149,10 +188,10 @@ def _phases(judged: Sequence[Judged]) -> list[str]:
     return ["Share of the decoder by what the step is about:\n", _rows(("phase", "steps", "decoder"), rows)]
 
 
-def _verdict(found: Findings, differences: dict) -> str:
+def _verdict(judged: Sequence[Judged], differences: dict) -> str:
     """The smallest budget tried that stays within two points, in one sentence."""
-    students = [one for one in found.judged if one.name.startswith("student")]
-    good = [one for one in students if differences[one.name]["points"] >= -2.0]
+    students = [one for one in judged if one.name.startswith("student")]
+    good = [one for one in students if differences[one.name]["teacher"]["points"] >= -2.0]
     if not good:
         return "No budget that was tried keeps the student within 2 points of the teacher.\n"
     least = min(good, key=lambda one: one.body["decoder_flops_share"])
