@@ -1,0 +1,94 @@
+"""An OpenVLA checkpoint with all that it takes to act: weights, words, pixels and units; refused as a whole or loaded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from actdistill_ros.contract.contract import ContractError, Statistics
+from actdistill_ros.policy.vla import images, layout, statistics, weights
+from actdistill_ros.policy.vla.images import VisionInput
+from actdistill_ros.policy.vla.layout import Layout
+from actdistill_ros.policy.vla.openvla import OpenVLA, unfilled
+from actdistill_ros.policy.vla.sources import PrismaticFile, ShardedSafetensors, TensorSource
+from actdistill_ros.policy.vla.tokens import TOKENIZER, ActionBins, PromptReader
+
+ACTION_DIM = 7
+_SAMPLES, _SAMPLE_BYTES = 64, 1 << 16
+
+
+@dataclass(frozen=True)
+class OpenVLACheckpoint:
+    """statistics: of all datasets that it was trained on; statistics_key: the one that its actions are read with."""
+
+    model: OpenVLA
+    reader: PromptReader
+    vision: VisionInput
+    bins: ActionBins
+    statistics: Mapping[str, Statistics]
+    statistics_key: str
+    identity: str
+
+    @property
+    def active_statistics(self) -> Statistics:
+        return self.statistics[self.statistics_key]
+
+
+def load(
+    path: Path,
+    statistics_key: str | None = None,
+    dtype: str = "bfloat16",
+    device: str = "cpu",
+    crop_area: float = 1.0,
+    tokenizer: Path | None = None,
+    available: int | None = None,
+) -> OpenVLACheckpoint:
+    """path: a Hugging Face folder, a Prismatic run's folder or its `.pt`. tokenizer: another tokenizer.json than the
+    folder's. available: free memory [bytes]; None asks the device.
+
+    The statistics, the words, every tensor's name and shape, and the memory are checked before the first weight is
+    read. Raises ContractError for anything that is not right.
+    """
+    made = layout.read(path)
+    dtype_ = weights.dtype_of(dtype)
+    known = statistics.read(made.folder, made.config)
+    key = statistics.choose(known, statistics_key, made.folder)
+    check_dimensions(known[key], key, made.folder)
+    vision = images.read(made.folder, made.shape.image_size, crop_area)
+    reader = PromptReader.load(tokenizer or made.folder / TOKENIZER, made.vocabulary, made.shape.rows)
+    source = open_source(made)
+    model = unfilled(made.shape, device)
+    weights.check(model, made.shape, source)
+    weights.check_memory(model, dtype_, device, available)
+    weights.fill(model, source, dtype_, device)
+    bins = ActionBins(made.vocabulary, made.bins)
+    return OpenVLACheckpoint(model, reader, vision, bins, known, key, identity(made.folder, source))
+
+
+def open_source(made: Layout) -> TensorSource:
+    return PrismaticFile(made.prismatic) if made.prismatic else ShardedSafetensors(made.folder)
+
+
+def check_dimensions(found: Statistics, key: str, folder: Path) -> None:
+    """Raises ContractError if these are another robot's actions."""
+    if len(found.q01) != ACTION_DIM:
+        raise ContractError(
+            f"{folder}: actions of {key!r} have {len(found.q01)} dimensions, this arm takes {ACTION_DIM} (three of "
+            "translation, three of rotation, gripper). Choose statistics of a robot with one arm."
+        )
+
+
+def identity(folder: Path, source: TensorSource) -> str:
+    """Short name of these weights: the folder's, and a hash of the files' sizes and of samples spread over them.
+    Reading fifteen gigabytes for a name would take longer than loading them."""
+    digest = hashlib.sha256()
+    for path in source.files:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            for i in range(_SAMPLES):
+                file.seek(size * i // _SAMPLES)
+                digest.update(file.read(_SAMPLE_BYTES))
+    return f"{folder.resolve().name}@{digest.hexdigest()[:10]}"

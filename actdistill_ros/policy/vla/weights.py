@@ -1,0 +1,113 @@
+"""Fills a model on the meta device tensor by tensor, after every name and shape was checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from actdistill_ros.contract.contract import ContractError
+from actdistill_ros.policy.vla.openvla import PrismaticShape
+from actdistill_ros.policy.vla.sources import TensorSource
+from actdistill_ros.policy.vla.vision import stored_shapes
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+ROOM = 1.05  # weights, and the step's activations beside them
+_TOWERS = {"vlm.vision.dino.": "vision_backbone.featurizer.", "vlm.vision.siglip.": "vision_backbone.fused_featurizer."}
+_STORED = _TOWERS | {  # this package's names -> those of the Hugging Face layout
+    "vlm.projector.": "projector.",
+    "vlm.embed.": "language_model.model.embed_tokens.",
+    "vlm.decoder.": "language_model.model.",
+    "lm_head.": "language_model.lm_head.",
+}
+_COMPUTED = "rotary_emb.inv_freq"  # older Llamas stored a table that every Llama computes
+_NAMED_AT_MOST = 8
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """Raises ContractError if the type is not one that the weights may be held in."""
+    if name not in DTYPES:
+        raise ContractError(f"weights may be held in {', '.join(DTYPES)}; got {name!r}.")
+    return DTYPES[name]
+
+
+def stored_name(ours: str) -> str:
+    """A parameter's name in the Hugging Face layout."""
+    for prefix, stored in _STORED.items():
+        if ours.startswith(prefix):
+            return stored + ours.removeprefix(prefix)
+    raise KeyError(ours)
+
+
+def check(model: nn.Module, shape: PrismaticShape, source: TensorSource) -> None:
+    """Raises ContractError naming what is missing, misshaped or no part of the model, each with its expected shape."""
+    needed = {stored_name(name): tuple(value.shape) for name, value in model.named_parameters()}
+    spare = {
+        f"{prefix}{name}": size
+        for prefix, tower in zip(_TOWERS.values(), (shape.dino, shape.siglip), strict=True)
+        for name, size in stored_shapes(tower)[1].items()
+    }
+    problems(needed, spare, source.shapes, source.where)
+
+
+def problems(needed: Mapping[str, tuple], spare: Mapping[str, tuple], found: Mapping[str, tuple], where: str) -> None:
+    """needed: must be there; spare: may be there. Raises ContractError if `found` is anything else."""
+    known = {**spare, **needed}
+    wrong = [f"{n} is missing, expected {s}" for n, s in needed.items() if n not in found]
+    wrong += [f"{n} is {found[n]}, expected {s}" for n, s in known.items() if n in found and found[n] != s]
+    wrong += [
+        f"{n} {s} is no part of this model" for n, s in found.items() if n not in known and not n.endswith(_COMPUTED)
+    ]
+    if wrong:
+        more = len(wrong) - _NAMED_AT_MOST
+        listed = "; ".join(wrong[:_NAMED_AT_MOST]) + (f"; and {more} more" if more > 0 else "")
+        raise ContractError(f"{where}: {listed}. The weights are of another model than config.json, or incomplete.")
+
+
+def check_memory(model: nn.Module, dtype: torch.dtype, device: str, available: int | None = None) -> None:
+    """available: free bytes; None asks the device. Raises ContractError if the weights do not fit."""
+    wanted = int(sum(p.numel() for p in model.parameters()) * dtype.itemsize * ROOM)
+    free = free_bytes(device) if available is None else available
+    if wanted > free:
+        raise ContractError(
+            f"the weights take {wanted / 2**30:.1f} GiB as {str(dtype).removeprefix('torch.')}, {device} has "
+            f"{free / 2**30:.1f} GiB free. Stop what else uses it, take bfloat16, or a larger machine."
+        )
+
+
+def fill(model: nn.Module, source: TensorSource, dtype: torch.dtype, device: str) -> None:
+    """Give every parameter its memory and its numbers. At no time is more than one part of a tensor held beside them.
+
+    Raises ContractError if a number cannot be held in `dtype`, or is not finite.
+    """
+    for name, parameter in list(model.named_parameters()):
+        value = torch.empty(parameter.shape, dtype=dtype, device=device)
+        for rows, part in source.parts(stored_name(name)):
+            value[rows].copy_(part)
+        _check_finite(value, stored_name(name), source.where)
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
+
+
+def _check_finite(value: Tensor, name: str, where: str) -> None:
+    if not torch.isfinite(
+        value.sum(dtype=torch.float32)
+    ):  # a sum is one number to look at; weights never reach its end
+        raise ContractError(
+            f"{where}: {name} is not finite as {str(value.dtype).removeprefix('torch.')}; the file is damaged, or the "
+            "type too narrow: take bfloat16."
+        )
+
+
+def free_bytes(device: str) -> int:
+    """Memory that may still be taken on the device [bytes]."""
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(torch.device(device))[0]
+    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    free = int(lines["MemAvailable"].split()[0]) * 1024
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file() and (most := limit.read_text().strip()) != "max":
+        free = min(free, int(most) - int(used.read_text()))
+    return free
