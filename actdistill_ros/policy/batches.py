@@ -12,18 +12,21 @@ from torch import Tensor
 
 from actdistill_ros.contract.contract import Statistics
 from actdistill_ros.contract.preprocess import normalise
+from actdistill_ros.data.episode import DataError
+from actdistill_ros.data.layout import IMAGES
 from actdistill_ros.data.reader import Dataset
+from actdistill_ros.policy.config import PolicyConfig
 from actdistill_ros.policy.runtime import to_input
 from actdistill_ros.policy.tokenizer import UNKNOWN, Tokenizer
 
 HELD_OUT_EVERY = 40  # every 40th episode is for validation
+PLACES = PolicyConfig(()).scene_dim + PolicyConfig(()).focus_dim
 
 
 @dataclass(frozen=True)
 class Batch:
     """images: name -> (B, 3, S, S); instruction: (B, T) ids; state: (B, 10); pose_known: (B,); chunk: (B, K, 7)
-    normalised;
-    aux: (B, A) [m]."""
+    normalised; aux: (B, A) [m], NaN where the data do not tell the places of things."""
 
     images: dict[str, Tensor]
     instruction: Tensor
@@ -37,12 +40,16 @@ class Samples:
     """All frames of some data sets, split by episode into training and validation."""
 
     def __init__(self, folders: Sequence[Path], cameras: Sequence[str], size: int) -> None:
-        """Raises DataError if a data set is missing, broken, or lacks the expert's chunks."""
+        """Raises DataError if a data set is missing, broken, lacks a camera or the expert's chunks, or if their rates or
+        robots differ."""
         sets = [Dataset.open(folder) for folder in folders]
+        self.fps, self.robot = (_same(sets, name, [d.info[name] for d in sets]) for name in ("fps", "robot_type"))
         self.images = {name: [d.frames(name, size) for d in sets] for name in cameras}
+        shapes = {name: [tuple(d.info["features"][IMAGES + name]["shape"][:2]) for d in sets] for name in cameras}
+        self.shapes = {name: _same(sets, f"the size of {name}", each) for name, each in shapes.items()}
         self.state = np.concatenate([d.columns("observation.state") for d in sets])
         self.chunk = np.concatenate([d.columns("chunk") for d in sets])
-        self.aux = np.concatenate([d.columns("aux") for d in sets])
+        self.aux = np.concatenate([_places(d) for d in sets])
         self.instructions = [text for d in sets for text in d.instructions()]
         lengths = [row.stop - row.start for d in sets for row in d.episodes]
         self.episode = np.repeat(np.arange(len(lengths)), lengths)
@@ -58,6 +65,32 @@ class Samples:
         which = np.searchsorted(self._offsets, indices, side="right") - 1
         parts = self.images[camera]
         return torch.from_numpy(np.stack([parts[w][i - self._offsets[w]] for w, i in zip(which, indices, strict=True)]))
+
+
+def cameras_of(folders: Sequence[Path]) -> tuple[str, ...]:
+    """The cameras that every one of the data sets has, in the first one's order; DataError if there is none."""
+    sets = [Dataset.open(folder) for folder in folders]
+    common = tuple(name for name in sets[0].cameras if all(name in d.cameras for d in sets))
+    if not common:
+        found = "; ".join(f"{d.folder}: {', '.join(d.cameras) or 'none'}" for d in sets)
+        raise DataError(
+            f"the data sets have no camera in common ({found}); give those that were seen by the same ones."
+        )
+    return common
+
+
+def _same(sets: Sequence[Dataset], what: str, values: Sequence[object]) -> object:
+    if len(set(values)) > 1:
+        found = ", ".join(f"{d.folder} {value}" for d, value in zip(sets, values, strict=True))
+        raise DataError(f"the data sets differ in {what}: {found}; train on those that have the same.")
+    return values[0]
+
+
+def _places(data: Dataset) -> np.ndarray:
+    """(N, A) places of things [m]; only a simulator knows them, other data sets have NaN."""
+    if "aux" in data.info["features"]:
+        return data.columns("aux")
+    return np.full((len(data), PLACES), np.nan, dtype=np.float32)
 
 
 class Batcher:

@@ -26,17 +26,21 @@ def compute(prediction: Prediction, chunk: Tensor, aux: Tensor, opening: Tensor,
     """chunk: (B, K, 7) expert's next actions, normalised; aux: (B, A) places [m]; opening: (B,) measured gripper
     opening.
 
-    Steps beyond `executed` count half: they only help the first ones.
+    Steps beyond `executed` count half: they only help the first ones. Places that the data do not tell are NaN in `aux`
+    and teach nothing; where none is told, `parts` has no entry for them.
     """
-    steps = torch.full((chunk.shape[1],), 0.5)
+    steps = torch.full((chunk.shape[1],), 0.5, device=chunk.device)
     steps[:executed] = 1.0
     motion = (F.smooth_l1_loss(prediction.motion, chunk[..., :6], beta=0.1, reduction="none") * steps[:, None]).mean()
     gripper = (gripper_loss(prediction.gripper, chunk[..., 6], opening) * steps).mean()
     seen = prediction.scene.shape[1]
-    scene = F.l1_loss(prediction.scene, aux[:, :seen] * METRES_TO_UNITS)
-    focus = F.l1_loss(prediction.focus, aux[:, seen:] * METRES_TO_UNITS)
-    total = 4.0 * motion + gripper + SCENE_WEIGHT * scene + FOCUS_WEIGHT * focus
-    parts = {"motion": motion, "gripper": gripper, "scene_mm": scene * 100, "focus_mm": focus * 100}
+    total, parts = 4.0 * motion + gripper, {"motion": motion, "gripper": gripper}
+    places = (("scene_mm", prediction.scene, aux[:, :seen]), ("focus_mm", prediction.focus, aux[:, seen:]))
+    for (name, said, there), weight in zip(places, (SCENE_WEIGHT, FOCUS_WEIGHT), strict=True):
+        known = there.isfinite()  # (B, A')
+        if known.any():
+            loss = F.l1_loss(said[known], there[known] * METRES_TO_UNITS)
+            total, parts[name] = total + weight * loss, loss * 100
     return Losses(total, {name: value.detach() for name, value in parts.items()})
 
 

@@ -16,16 +16,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from actdistill_ros.contract.contract import ActionSpace, CameraSpec, Contract
 from actdistill_ros.data import statistics
 from actdistill_ros.policy import checkpoint, losses
-from actdistill_ros.policy.batches import HELD_OUT_EVERY, Batcher, Samples
+from actdistill_ros.policy.batches import HELD_OUT_EVERY, Batcher, Samples, cameras_of
 from actdistill_ros.policy.config import PolicyConfig
 from actdistill_ros.policy.model import Policy
 from actdistill_ros.policy.tokenizer import Tokenizer, words
 
-CAMERAS = ("front", "wrist")
-SOURCE_PIXELS = 192
 STATE_FILE, CURVE_FILE = "training.pt", "curve.jsonl"
 LOG_EVERY = 50
 EXECUTE = 4
+SIMULATED_ROBOT = "arx_x5"
 TRANSLATION_LIMIT_M, ROTATION_LIMIT_RAD = 0.035, 0.20
 EMA = 0.998
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -88,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         args.final_rate,
         args.dtype,
     )
-    samples = Samples(args.data, CAMERAS, PolicyConfig(()).image_size)
+    samples = Samples(args.data, cameras_of(args.data), PolicyConfig(()).image_size)
     trainer = Trainer(settings, samples, args.init)
     if trainer.resume(args.out):
         print(f"resuming {args.out} at step {trainer.step}")
@@ -111,10 +110,11 @@ class Trainer:
         self.curve: dict[str, float] = {}  # losses, smoothed over about fifty steps
         if init is None:
             tokenizer = Tokenizer.of(samples.instructions)
-            self.model = Policy(PolicyConfig(vocabulary=tokenizer.vocabulary))
+            self.model = Policy(make_config(samples, tokenizer))
             self.contract = make_contract(samples, self.model.config)
         else:
             self.model, self.contract = checkpoint.load(init)
+            _check_cameras(init, self.model.config.cameras, tuple(samples.images))
             self.model.train()
             tokenizer = Tokenizer(self.model.config.vocabulary)
         self.batcher = Batcher(samples, tokenizer, self.contract.active_statistics)
@@ -179,7 +179,7 @@ class Trainer:
             first = self._validation_losses(self.samples.validation_first)
         self.model.load_state_dict(live)
         self.model.train()
-        places = {f"first_{name}": round(first[name], 2) for name in ("scene_mm", "focus_mm")}
+        places = {f"first_{name}": round(first[name], 2) for name in ("scene_mm", "focus_mm") if name in first}
         return {name: round(value, 4) for name, value in everything.items()} | places
 
     def _validation_losses(self, indices: np.ndarray) -> dict[str, float]:
@@ -187,7 +187,8 @@ class Trainer:
             self._losses(self.batcher.at(chosen)).parts
             for chosen in np.array_split(indices, max(1, len(indices) // 64))
         ]
-        return {name: float(np.mean([p[name] for p in parts])) for name in parts[0]}
+        names = dict.fromkeys(name for part in parts for name in part)
+        return {name: float(np.mean([p[name] for p in parts if name in p])) for name in names}
 
     def _losses(self, batch) -> losses.Losses:
         dtype = DTYPES[self.settings.dtype]
@@ -238,15 +239,31 @@ class Trainer:
         self.model.load_state_dict(live)
 
 
+def make_config(samples: Samples, tokenizer: Tokenizer) -> PolicyConfig:
+    """The default shape for the cameras that the data have; all but the first are seen with fewer tokens."""
+    cameras, (first, others) = tuple(samples.images), PolicyConfig(()).vision_tokens
+    tokens = (first, *(others for _ in cameras[1:]))
+    return PolicyConfig(vocabulary=tokenizer.vocabulary, cameras=cameras, vision_tokens=tokens)
+
+
+def _check_cameras(init: Path, wanted: tuple[str, ...], found: tuple[str, ...]) -> None:
+    if lacking := [name for name in wanted if name not in found]:
+        raise TrainingError(
+            f"{init} sees through {', '.join(wanted)}; the data have {', '.join(found) or 'no camera in common'}. "
+            f"Give data with camera {', '.join(lacking)}."
+        )
+
+
 def make_contract(samples: Samples, config: PolicyConfig) -> Contract:
-    cameras = tuple(CameraSpec(name, config.image_size, SOURCE_PIXELS, SOURCE_PIXELS) for name in config.cameras)
+    cameras = tuple(CameraSpec(name, config.image_size, *samples.shapes[name]) for name in config.cameras)
+    key = "tabletop" if samples.robot == SIMULATED_ROBOT else str(samples.robot)
     known = sorted({" ".join(words(part)) for text in samples.instructions for part in text.split(" then ")})
     return Contract(
-        robot="arx_x5",
+        robot=str(samples.robot),
         cameras=cameras,
-        action=ActionSpace(0.1, config.chunk, EXECUTE, TRANSLATION_LIMIT_M, ROTATION_LIMIT_RAD),
-        statistics={"tabletop": statistics.compute(samples.chunk)},
-        statistics_key="tabletop",
+        action=ActionSpace(1 / samples.fps, config.chunk, EXECUTE, TRANSLATION_LIMIT_M, ROTATION_LIMIT_RAD),
+        statistics={key: statistics.compute(samples.chunk)},
+        statistics_key=key,
         instructions=tuple(known),
     )
 
