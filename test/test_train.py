@@ -15,13 +15,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from actdistill_ros.contract.seeds import EVALUATION_SEED
 from actdistill_ros.data import collect
 from actdistill_ros.data.reader import DataError, Dataset
 from actdistill_ros.policy import checkpoint, train
 from actdistill_ros.policy.config import PolicyConfig
 from actdistill_ros.policy.losses import gripper_loss
 from actdistill_ros.policy.runtime import PolicyRuntime
-from actdistill_ros.sim.staging import EVALUATION_SEED
 from actdistill_ros.trials import evaluate
 
 STEPS, KILL_AFTER = 12, 6

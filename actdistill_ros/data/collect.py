@@ -11,8 +11,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from actdistill_ros.contract.seeds import EVALUATION_SEED
 from actdistill_ros.data.writer import Writer, finished_seeds
-from actdistill_ros.sim.staging import EVALUATION_SEED, SUITES, TASKS
+from actdistill_ros.sim.staging import SUITES, TASKS
 
 FPS = 10
 HARD_SHARE = 0.3

@@ -6,6 +6,7 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,10 +16,13 @@ from actdistill_ros.distill import controls, depth, estimate, judge, report
 from actdistill_ros.distill.graph import HeadConfig
 from actdistill_ros.distill.loop import DistillError, fit
 from actdistill_ros.distill.losses import StreamWeights
+from actdistill_ros.distill.ownership import owned
 from actdistill_ros.distill.probing import Probing, ProbingSettings
+from actdistill_ros.distill.processes import Processes
 from actdistill_ros.distill.student import Student, StudentSettings, held_out_curve
 from actdistill_ros.distill.teacher import DTYPES, Teacher
 from actdistill_ros.policy import checkpoint
+from actdistill_ros.policy.model import Policy
 from actdistill_ros.policy.router import LOWEST_BUDGET
 
 CURVE_BUDGETS = [0.25, 0.3, 0.35, 0.4, 0.47, 0.5, 0.6, 0.75, 1.0]
@@ -44,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-graph", action="store_true", help="heads read the mean over tokens instead of the graph")
     parser.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="of the matrix products; see `actdistill train --help`"
+    )
+    parser.add_argument(
+        "--checkpointing",
+        action="store_true",
+        help="compute layers and heads again in the backward pass instead of keeping what they computed: less memory",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -84,22 +93,32 @@ def run(args: argparse.Namespace) -> int:
     plan.settings.check()
     work = args.work or args.out.with_name(f"{args.out.name}.training")
     _check_out(args.out, args.teacher, work)
-    teacher = Teacher(args.teacher, args.data, args.dtype)
+    processes = Processes.launched()
+    processes.share(args.batch)
+    teacher = Teacher(args.teacher, args.data, args.dtype, processes, args.checkpointing)
     layers = teacher.model.config.layers
     _check_budgets(args, layers)
     planned = controls.trainings(_controls(args, range(1, layers - 1), layers, plan.settings))
     cost = estimate.of(teacher, plan.settings, plan.heads, plan.probing.steps, tuple(planned), args.out.parent)
-    print(cost)
+    processes.say(str(cost))
     if args.dry_run:
         return 0
     cost.check()
-    start = time.monotonic()
+    with owned(work) if processes.main else nullcontext():
+        return _distil(args, teacher, plan, work)
+
+
+def _distil(args: argparse.Namespace, teacher: Teacher, plan: Plan, work: Path) -> int:
+    """All processes train; what comes after is for the main one alone."""
+    layers, start = teacher.model.config.layers, time.monotonic()
     heads, errors = _probe(teacher, plan.heads, plan.probing, work, args.save_every)
     order = _order(teacher, work)
     student = _train("student", teacher, heads, order, plan.settings, work, args.out, args.save_every)
     rivals = _controls(args, order, layers, plan.settings)
     for name, one in controls.trainings(rivals).items():
         _train_control(name, one, teacher, heads, order, plan, work, args.save_every)
+    if student is None:
+        return 0
     seconds = time.monotonic() - start
     curve = held_out_curve(student, teacher, sorted({*CURVE_BUDGETS, plan.settings.budget}))
     judged = judge.all_of(args, rivals, work)
@@ -164,7 +183,9 @@ def _probe(
 ) -> tuple[torch.nn.Module, list[float]]:
     """The heads of stage 1, and each layer's probe error."""
     stage = Probing(teacher, heads, settings, "probing" if heads.graph else "probing-no-graph")
-    fit(stage, work, save_every)
+    fit(stage, work, save_every, main=teacher.processes.main)
+    if not teacher.processes.main:
+        return stage.heads, []
     errors = stage.errors()
     print("what each layer knows of the action (error, share of its variance):")
     print("  ".join(f"{i}: {error:.3f}" for i, error in enumerate(errors)))
@@ -177,8 +198,9 @@ def _order(teacher: Teacher, work: Path) -> list[int]:
     if path.exists() and (found := json.loads(path.read_text()))["teacher"] == teacher.settings:
         return found["order"]
     order = depth.elimination_order(teacher)
-    path.write_text(json.dumps({"teacher": teacher.settings, "order": order}) + "\n")
-    print(f"layers as they are best given up: {', '.join(map(str, order))}")
+    if teacher.processes.main:
+        path.write_text(json.dumps({"teacher": teacher.settings, "order": order}) + "\n")
+    teacher.processes.say(f"layers as they are best given up: {', '.join(map(str, order))}")
     return order
 
 
@@ -191,11 +213,13 @@ def _train(
     work: Path,
     out: Path,
     save_every: int,
-):
-    """Train, or go on, and write the checkpoint; returns the finished policy."""
+) -> Policy | None:
+    """Train, or go on; the main process writes the checkpoint and returns the finished policy."""
     place = depth.places(order, teacher.model.config.layers)
     stage = Student(name, teacher, heads, place, settings)
-    fit(stage, work, save_every)
+    fit(stage, work, save_every, main=teacher.processes.main)
+    if not teacher.processes.main:
+        return None
     model = stage.finished()
     checkpoint.save(out, model, teacher.contract)
     return model

@@ -9,7 +9,7 @@ import torch
 
 from actdistill_ros.distill import losses
 from actdistill_ros.distill.loop import DistillError
-from actdistill_ros.distill.teacher import Given, Teacher, answer, autocast
+from actdistill_ros.distill.teacher import Given, Teacher, answer
 from actdistill_ros.policy.model import Prediction
 
 SAMPLES = 256
@@ -18,24 +18,28 @@ SAMPLES = 256
 @torch.no_grad()
 def elimination_order(teacher: Teacher, samples: int = SAMPLES, seed: int = 0) -> list[int]:
     """Layers in the order in which they are best given up: each time the one whose absence, along with those given up
-    before, changes the teacher's chunks least. First and last layer are never given up and are not in the list."""
+    before, changes the teacher's chunks least. First and last layer are never given up and are not in the list.
+
+    Processes share the candidates, not the samples, so that the costs are the very numbers of one process."""
     layers = teacher.model.config.layers
     pool = teacher.samples.training
     chosen = np.random.default_rng(seed).choice(pool, min(samples, len(pool)), replace=False)
-    given = teacher.give(teacher.batcher.at(chosen))
+    given = teacher.give(teacher.batcher.at(chosen).to(teacher.device))
     whole = teacher.answer(teacher.trace(given), given)
     plan, order = [True] * layers, []
+    mine = slice(teacher.processes.index, None, teacher.processes.count)
     while candidates := [i for i in range(1, layers - 1) if plan[i]]:
-        costs = [_change(teacher, given, whole, [p and i != c for i, p in enumerate(plan)]) for c in candidates]
-        order.append(candidates[int(np.argmin(costs))])
+        own = {c: _change(teacher, given, whole, [p and i != c for i, p in enumerate(plan)]) for c in candidates[mine]}
+        costs = {c: cost for part in teacher.processes.every(own) for c, cost in part.items()}
+        order.append(min(candidates, key=lambda c: costs[c]))
         plan[order[-1]] = False
     return order
 
 
 def _change(teacher: Teacher, given: Given, whole: Prediction, plan: Sequence[bool]) -> float:
     """How far the teacher's chunks under a plan are from those of all its layers, as in `losses.output`."""
-    gates = torch.tensor(plan, dtype=torch.float32).expand(len(given.tokens), -1)
-    with autocast(teacher.dtype):
+    gates = torch.tensor(plan, dtype=torch.float32, device=teacher.device).expand(len(given.tokens), -1)
+    with teacher.precision():
         less = answer(teacher.model, teacher.model.decoder.trace(given.tokens, given.present, gates), given)
     return losses.output(less.motion, less.gripper, whole.motion, whole.gripper).item()
 

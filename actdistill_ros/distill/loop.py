@@ -35,17 +35,24 @@ class Stage(Protocol):
     def restore(self, state: dict) -> None: ...
 
 
-def fit(stage: Stage, folder: Path, save_every: int, say: Callable[[str], None] = print) -> dict[str, float]:
+def fit(
+    stage: Stage, folder: Path, save_every: int, say: Callable[[str], None] = print, main: bool = True
+) -> dict[str, float]:
     """Train to the end, from where an earlier run in `folder` was killed if there was one; the smoothed last losses.
 
+    main: False in all but one of the processes that train together: they resume alike, but write and say nothing.
     Raises DistillError if that run had other settings, or if a loss is not a number.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    if main:
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        say = _nothing
     path, curve_path = folder / f"{stage.name}.pt", folder / f"{stage.name}.jsonl"
     curve = _resume(stage, path)
     if stage.step:
         say(f"{stage.name}: goes on at step {stage.step} of {stage.steps}")
-    _forget_after(curve_path, stage.step)
+    if main:
+        _forget_after(curve_path, stage.step)
     start, first = time.monotonic(), stage.step
     while stage.step < stage.steps:
         for name, value in stage.update().items():
@@ -59,11 +66,16 @@ def fit(stage: Stage, folder: Path, save_every: int, say: Callable[[str], None] 
             left = (stage.steps - stage.step) / (stage.step - first) * (time.monotonic() - start)
             text = "  ".join(f"{name} {value:.4f}" for name, value in curve.items())
             say(f"{stage.name} {stage.step}/{stage.steps}  {text}  {left / 60:.1f} min left")
-            with curve_path.open("a") as file:
-                file.write(json.dumps({"step": stage.step, **curve}) + "\n")
-        if stage.step % save_every == 0 or stage.step == stage.steps:
+            if main:
+                with curve_path.open("a") as file:
+                    file.write(json.dumps({"step": stage.step, **curve}) + "\n")
+        if main and (stage.step % save_every == 0 or stage.step == stage.steps):
             _save(stage, curve, path)
     return curve
+
+
+def _nothing(text: str) -> None:
+    pass
 
 
 def _save(stage: Stage, curve: dict[str, float], path: Path) -> None:
@@ -76,7 +88,7 @@ def _save(stage: Stage, curve: dict[str, float], path: Path) -> None:
 def _resume(stage: Stage, path: Path) -> dict[str, float]:
     if not path.exists():
         return {}
-    saved = torch.load(path, weights_only=True)
+    saved = torch.load(path, map_location="cpu", weights_only=True)
     if saved["settings"] != stage.settings:
         old, new = json.loads(saved["settings"]), json.loads(stage.settings)
         other = [f"{key}: {old.get(key)} there, {new.get(key)} now" for key in new if old.get(key) != new.get(key)]

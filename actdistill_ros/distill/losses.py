@@ -74,7 +74,7 @@ def dual_stream(student: Layers, teacher: Layers, target: Tensor, weights: Strea
     The mean, where the paper has the sum, keeps the weights independent of the decoder's depth. Terms that are
     switched off are missing.
     """
-    w = depth_weights(len(student.chunks), weights.gamma)
+    w = depth_weights(len(student.chunks), weights.gamma).to(student.chunks.device)
     terms = {}
     if weights.alpha:
         terms["align"] = weights.alpha * (w * alignment(student.semantic, teacher.semantic)).mean()

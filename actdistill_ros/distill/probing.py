@@ -11,8 +11,7 @@ from torch import Tensor
 from actdistill_ros.distill.graph import HeadConfig, LayerHeads
 from actdistill_ros.distill.loop import DistillError
 from actdistill_ros.distill.losses import Layers
-from actdistill_ros.distill.teacher import Given, Teacher, autocast
-from actdistill_ros.policy.batches import Batch
+from actdistill_ros.distill.teacher import Given, Teacher
 
 
 @dataclass(frozen=True)
@@ -30,21 +29,23 @@ class Probing:
         torch.manual_seed(settings.seed)
         self.teacher, self.config, self._settings = teacher, heads, settings
         self.name, self.steps, self.step = name, settings.steps, 0
-        self.heads = make_heads(teacher, heads)
+        self.heads = make_heads(teacher, heads).to(teacher.device)
         self.optimiser = torch.optim.AdamW(
             self.heads.parameters(), settings.learning_rate, weight_decay=0.01, fused=True
         )
         self.settings = json.dumps({**teacher.settings, **asdict(settings), "heads": asdict(heads)})
 
     def update(self) -> dict[str, float]:
-        batch = self.teacher.batcher.train(self._settings.seed, self.step, self._settings.batch)
+        batch = self.teacher.batch(self._settings.seed, self.step, self._settings.batch)
         for group in self.optimiser.param_groups:
             group["lr"] = self._settings.learning_rate * (1 - self.step / self.steps)
         given = self.teacher.give(batch)
-        chunks = read(self.heads, self.teacher.trace(given), given, self.teacher.dtype).chunks
-        loss = layer_errors(chunks, batch).mean()
+        chunks = read(self.heads, self.teacher.trace(given), given, self.teacher).chunks
+        whole = self.teacher.processes.whole
+        loss = layer_errors(whole(chunks, dim=1), whole(batch.chunk)).mean()
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        self.teacher.processes.add_gradients(self.heads.parameters())
         torch.nn.utils.clip_grad_norm_(self.heads.parameters(), 1.0)
         self.optimiser.step()
         self.step += 1
@@ -64,8 +65,8 @@ class Probing:
         found, chunks = [], []
         for batch in self.teacher.held_out(limit):
             given = self.teacher.give(batch)
-            said = read(self.heads, self.teacher.trace(given), given, self.teacher.dtype).chunks
-            found.append(layer_errors(said, batch) * len(batch.chunk))
+            said = read(self.heads, self.teacher.trace(given), given, self.teacher).chunks
+            found.append(layer_errors(said, batch.chunk) * len(batch.chunk))
             chunks.append(batch.chunk)
         truth = torch.cat(chunks)  # (S, K, A)
         error = torch.stack(found).sum(0) / len(truth)  # (L,)
@@ -81,13 +82,15 @@ def make_heads(teacher: Teacher, config: HeadConfig) -> LayerHeads:
     return LayerHeads(shape.layers, shape.width, shape.chunk, shape.action_dim, config)
 
 
-def read(heads: LayerHeads, hidden: list[Tensor], given: Given, dtype: str) -> Layers:
+def read(heads: LayerHeads, hidden: list[Tensor], given: Given, teacher: Teacher) -> Layers:
     """What the heads say of a trace, L of (B, N, D)."""
-    with autocast(dtype):
-        semantic, chunks = heads(hidden, given.present)
+    with teacher.precision():
+        semantic, chunks = (
+            teacher.run(heads, hidden, given.present) if torch.is_grad_enabled() else heads(hidden, given.present)
+        )
     return Layers(semantic.float(), chunks.float())
 
 
-def layer_errors(chunks: Tensor, batch: Batch) -> Tensor:
-    """chunks: (L, B, K, A). Mean squared error of each layer, (L,)."""
-    return (chunks - batch.chunk).square().mean((1, 2, 3))
+def layer_errors(chunks: Tensor, target: Tensor) -> Tensor:
+    """chunks: (L, B, K, A); target: (B, K, A). Mean squared error of each layer, (L,)."""
+    return (chunks - target).square().mean((1, 2, 3))

@@ -13,9 +13,9 @@ from torch import Tensor
 from actdistill_ros.distill import losses
 from actdistill_ros.distill.graph import LayerHeads
 from actdistill_ros.distill.loop import DistillError
-from actdistill_ros.distill.losses import StreamWeights
+from actdistill_ros.distill.losses import Layers, StreamWeights
 from actdistill_ros.distill.probing import read
-from actdistill_ros.distill.teacher import Given, Teacher, answer, autocast
+from actdistill_ros.distill.teacher import Given, Teacher, answer
 from actdistill_ros.policy import losses as task
 from actdistill_ros.policy.batches import Batch
 from actdistill_ros.policy.config import RouterConfig
@@ -68,10 +68,10 @@ class Student:
         settings.check()
         torch.manual_seed(settings.seed)
         self.name, self.steps, self.step = name, settings.steps, 0
-        self.teacher, self._settings = teacher, settings
-        self.model = derive(teacher.model, place, settings)
+        self.teacher, self._settings, self._layers = teacher, settings, len(place)
+        self.model = derive(teacher.model, place, settings).to(teacher.device)
         self.heads = LayerHeads(len(place), teacher.model.config.width, heads.chunk, 7, heads.config)
-        self.heads.load_state_dict(heads.state_dict())
+        self.heads.to(teacher.device).load_state_dict(heads.state_dict())
         self._fixed = heads.requires_grad_(False)
         self.average = {name: p.detach().clone() for name, p in self._trained().items()}
         kept = [p for key, p in self.model.named_parameters() if p.requires_grad and not key.startswith("router.")]
@@ -85,7 +85,7 @@ class Student:
     def update(self) -> dict[str, float]:
         settings = self._settings
         rng = np.random.default_rng([settings.seed, 2, self.step])
-        batch = self.teacher.batcher.train(settings.seed, self.step, settings.batch)
+        batch = self.teacher.batch(settings.seed, self.step, settings.batch)
         given = self.teacher.give(batch)
         gates, terms = self._gates(given, rng)
         terms |= self._terms(batch, given, gates)
@@ -94,46 +94,58 @@ class Student:
         self.optimiser.zero_grad(set_to_none=True)
         sum(terms.values()).backward()
         for group in self.optimiser.param_groups:
+            self.teacher.processes.add_gradients(group["params"])
+        for group in self.optimiser.param_groups:
             torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
         self.optimiser.step()
         self.step += 1
         self._follow()
-        return {name: value.item() for name, value in terms.items()} | {"layers": gates.mean().item()}
+        layers = self.teacher.processes.whole(gates.detach()).mean()
+        return {name: value.item() for name, value in terms.items()} | {"layers": layers.item()}
 
     def _gates(self, given: Given, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Gates (B, L), 0 or 1, whose gradient is that of the soft gates; and the loss of the budget."""
-        settings = self._settings
+        """Gates (b, L) of this process's samples, 0 or 1, whose gradient is that of the soft gates; and the loss of the
+        budget, which is the whole batch's, as what is random is drawn for the whole batch."""
+        settings, processes, device = self._settings, self.teacher.processes, self.teacher.device
         if settings.plan is not None:
-            return torch.tensor(settings.plan, dtype=torch.float32).expand(len(given.tokens), -1), {}
-        budgets = draw_budgets(rng, settings)
-        scores = self.model.router(given.tokens, given.present, budgets)  # (B, L)
+            return torch.tensor(settings.plan, dtype=torch.float32, device=device).expand(len(given.tokens), -1), {}
+        budgets, share = draw_budgets(rng, settings), processes.share(settings.batch)
+        uniform = torch.from_numpy(rng.uniform(1e-6, 1 - 1e-6, (settings.batch, self._layers)).astype(np.float32))
+        scores = self.model.router(given.tokens, given.present, budgets[share].to(device))  # (b, L)
         shake = max(0.0, 1 - self.step / (QUIET_AFTER * self.steps))
-        uniform = torch.from_numpy(rng.uniform(1e-6, 1 - 1e-6, scores.shape).astype(np.float32))
-        gates = straight_through(scores + shake * torch.logit(uniform), self.model.router.always)
-        loss = settings.compute * losses.compute_budget(gates, budgets, settings.groups)
-        return gates, {"compute": loss}
+        noise = torch.logit(uniform[share].to(device))
+        gates = straight_through(scores + shake * noise, self.model.router.always)
+        loss = losses.compute_budget(processes.whole(gates), budgets.to(device), settings.groups)
+        return gates, {"compute": settings.compute * loss}
 
     def _terms(self, batch: Batch, given: Given, gates: Tensor) -> dict[str, Tensor]:
-        streams, dtype = self._settings.streams, self.teacher.dtype
-        taught = self.teacher.trace(given)
-        with autocast(dtype):
-            hidden = self.model.decoder.trace(given.tokens, given.present, gates)
-            said = answer(self.model, hidden, given)
-        terms = {"task": self._task(said, batch)}
+        """Losses of the whole batch, from what each process found out about its samples."""
+        streams, teacher, whole = self._settings.streams, self.teacher, self.teacher.processes.whole
+        taught = teacher.trace(given)
+        with teacher.precision():
+            hidden = self.model.decoder.trace(given.tokens, given.present, gates, teacher.run)
+            own = answer(self.model, hidden, given)
+        said = Prediction(whole(own.motion), whole(own.gripper), whole(own.scene), whole(own.focus))
+        target = whole(batch.chunk)
+        terms = {"task": self._task(said, target, whole(batch.aux), whole(batch.state[:, -1]))}
         if self._settings.output:
-            wanted = self.teacher.answer(taught, given)
-            distance = losses.output(said.motion, said.gripper, wanted.motion, wanted.gripper)
+            wanted = teacher.answer(taught, given)
+            distance = losses.output(said.motion, said.gripper, whole(wanted.motion), whole(wanted.gripper))
             terms["output"] = self._settings.output * distance
         if streams.alpha or streams.beta:
-            student = read(self.heads, hidden, given, dtype)
+            student = read(self.heads, hidden, given, teacher)
             with torch.no_grad():
-                teacher = read(self._fixed, taught, given, dtype)
-            terms |= losses.dual_stream(student, teacher, batch.chunk, streams)
+                fixed = read(self._fixed, taught, given, teacher)
+            terms |= losses.dual_stream(self._whole(student), self._whole(fixed), target, streams)
         return terms
 
-    def _task(self, said: Prediction, batch: Batch) -> Tensor:
+    def _whole(self, one: Layers) -> Layers:
+        whole = self.teacher.processes.whole
+        return Layers(whole(one.semantic, dim=1), whole(one.chunks, dim=1))
+
+    def _task(self, said: Prediction, target: Tensor, aux: Tensor, opening: Tensor) -> Tensor:
         execute = self.teacher.contract.action.execute
-        return task.compute(said, batch.chunk, batch.aux, batch.state[:, -1], execute).total
+        return task.compute(said, target, aux, opening, execute).total
 
     def _trained(self) -> dict[str, Tensor]:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
@@ -155,13 +167,13 @@ class Student:
     def restore(self, state: dict) -> None:
         self.model.load_state_dict(state["model"])
         self.heads.load_state_dict(state["heads"])
-        self.average = state["average"]
+        self.average = {name: value.to(self.teacher.device) for name, value in state["average"].items()}
         self.optimiser.load_state_dict(state["optimiser"])
 
     @torch.no_grad()
     def finished(self, limit: int = 1024) -> Policy:
         """The policy to keep: averaged weights and calibrated thresholds, without the heads."""
-        model = Policy(self.model.config)
+        model = Policy(self.model.config).to(self.teacher.device)
         model.load_state_dict(self.model.state_dict() | self.average)
         model.eval()
         calibrate(model.router, self.teacher, limit)
@@ -233,9 +245,9 @@ def held_out_curve(model: Policy, teacher: Teacher, budgets: list[float], limit:
         wanted = teacher.answer(teacher.trace(given), given)
         for budget in budgets:
             at, threshold = model.router.at(budget)
-            scores = model.router.score(evidence, torch.full((len(evidence),), at))
+            scores = model.router.score(evidence, torch.full((len(evidence),), at, device=teacher.device))
             gates = ((scores > threshold) | model.router.always).float()
-            with autocast(teacher.dtype):
+            with teacher.precision():
                 said = answer(model, model.decoder.trace(given.tokens, given.present, gates), given)
             execute = teacher.contract.action.execute
             found = task.compute(said, batch.chunk, batch.aux, batch.state[:, -1], execute).parts

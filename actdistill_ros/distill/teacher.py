@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from actdistill_ros.contract.contract import Contract
 from actdistill_ros.data.reader import Dataset
 from actdistill_ros.distill.loop import DistillError
+from actdistill_ros.distill.processes import Processes
+from actdistill_ros.distill.recompute import autocast, directly, recomputed
 from actdistill_ros.policy import checkpoint
 from actdistill_ros.policy.batches import Batch, Batcher, Samples
 from actdistill_ros.policy.model import Policy, Prediction
@@ -34,11 +35,23 @@ class Given:
 
 class Teacher:
     """A checkpoint in eval mode, all layers run, without gradients; computed anew for each batch, so that nothing can
-    belong to another sample or another teacher."""
+    belong to another sample or another teacher.
 
-    def __init__(self, folder: Path, data: list[Path], dtype: str) -> None:
+    dtype, device: of the matrix products. processes, checkpointing: how it is computed, which changes no curve.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        data: list[Path],
+        dtype: str,
+        processes: Processes = Processes(),  # noqa: B008 - frozen
+        checkpointing: bool = False,
+    ) -> None:
         """Raises DistillError if the data do not fit the teacher, ContractError if it is no whole checkpoint."""
-        self.model, self.contract = checkpoint.load(folder)
+        self.processes, self.device = processes, processes.device
+        self.run = recomputed(self.device) if checkpointing else directly
+        self.model, self.contract = checkpoint.load(folder, str(self.device))
         if self.model.router is not None:
             raise DistillError(f"{folder} has a router, so it is a student; expected a teacher that runs all layers.")
         self.model.requires_grad_(False)
@@ -49,25 +62,32 @@ class Teacher:
         self.samples = Samples(data, config.cameras, config.image_size)
         _check_enough(self.samples)
         self.batcher = Batcher(self.samples, Tokenizer(config.vocabulary), self.contract.active_statistics)
-        self.dtype = dtype
+        self.dtype = DTYPES[dtype]
         # Teacher by content, data by name: what a resumed run must have in common with the one that was killed.
         self.settings = {"teacher": self.identity.partition("@")[2], "data": [str(one) for one in data], "dtype": dtype}
 
+    def batch(self, seed: int, step: int, size: int) -> Batch:
+        """This process's share of the step's batch."""
+        return self.batcher.train(seed, step, size, self.processes.share(size)).to(self.device)
+
+    def precision(self) -> AbstractContextManager:
+        return autocast(self.dtype, self.device)
+
     @torch.no_grad()
     def give(self, batch: Batch) -> Given:
-        with autocast(self.dtype):
+        with self.precision():
             return Given(*(x.float() if x.dtype != torch.bool else x for x in embed(self.model, batch)))
 
     @torch.no_grad()
     def trace(self, given: Given) -> list[Tensor]:
         """The residual stream after each layer, L of (B, N, D)."""
-        with autocast(self.dtype):
+        with self.precision():
             return self.model.decoder.trace(given.tokens, given.present)
 
     @torch.no_grad()
     def answer(self, hidden: list[Tensor], given: Given) -> Prediction:
         """What the policy says from the last layer of `trace`."""
-        with autocast(self.dtype):
+        with self.precision():
             return answer(self.model, hidden, given)
 
     def held_out(self, limit: int) -> Iterator[Batch]:
@@ -75,7 +95,7 @@ class Teacher:
         pool = self.samples.validation
         chosen = pool[np.linspace(0, len(pool) - 1, min(limit, len(pool))).astype(int)]
         for part in np.array_split(chosen, max(1, len(chosen) // 64)):
-            yield self.batcher.at(part)
+            yield self.batcher.at(part).to(self.device)
 
 
 def embed(model: Policy, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -85,13 +105,6 @@ def embed(model: Policy, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
 def answer(model: Policy, hidden: list[Tensor], given: Given) -> Prediction:
     """hidden: L of (B, N, D), of which the last token of the last layer counts."""
     return model.answer(model.decoder.norm(hidden[-1][:, -1]), given.seen).float()
-
-
-@contextmanager
-def autocast(dtype: str) -> Iterator[None]:
-    """Matrix products in `dtype`; on a CPU the flash kernel's backward pass takes half of a step of short sequences."""
-    with torch.autocast("cpu", DTYPES[dtype], enabled=dtype != "float32"), sdpa_kernel(SDPBackend.MATH):
-        yield
 
 
 def _check_fit(folder: Path, contract: Contract, data: Path) -> None:

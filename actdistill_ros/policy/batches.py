@@ -12,6 +12,7 @@ from torch import Tensor
 
 from actdistill_ros.contract.contract import Statistics
 from actdistill_ros.contract.preprocess import normalise
+from actdistill_ros.contract.seeds import EVALUATION_SEED, of_evaluation
 from actdistill_ros.data.episode import DataError
 from actdistill_ros.data.layout import IMAGES
 from actdistill_ros.data.reader import Dataset
@@ -35,6 +36,12 @@ class Batch:
     chunk: Tensor
     aux: Tensor
 
+    def to(self, device: torch.device | str) -> Batch:
+        """Itself where it is there already."""
+        images = {name: image.to(device) for name, image in self.images.items()}
+        rest = (self.instruction, self.state, self.pose_known, self.chunk, self.aux)
+        return Batch(images, *(x.to(device) for x in rest))
+
 
 class Samples:
     """All frames of some data sets, split by episode into training and validation."""
@@ -43,6 +50,8 @@ class Samples:
         """Raises DataError if a data set is missing, broken, lacks a camera or the expert's chunks, or if their rates or
         robots differ."""
         sets = [Dataset.open(folder) for folder in folders]
+        for one in sets:
+            _check_seeds(one)
         self.fps, self.robot = (_same(sets, name, [d.info[name] for d in sets]) for name in ("fps", "robot_type"))
         self.images = {name: [d.frames(name, size) for d in sets] for name in cameras}
         shapes = {name: [tuple(d.info["features"][IMAGES + name]["shape"][:2]) for d in sets] for name in cameras}
@@ -103,32 +112,39 @@ class Batcher:
         self._chunk = normalise(samples.chunk.astype(np.float64), statistics).astype(np.float32)
         self._ids = [tokenizer.encode(text) for text in samples.instructions]
 
-    def train(self, seed: int, step: int, size: int) -> Batch:
-        """The step's batch; a function of its arguments, so that a resumed run sees what the first would have seen."""
+    def train(self, seed: int, step: int, size: int, share: slice = slice(None)) -> Batch:
+        """The step's batch, or the rows of it that `share` names; a function of its arguments, so that a resumed run
+        sees what the first would have seen, and shares together are the batch."""
         pool = self._samples.training
         per_epoch = max(1, len(pool) // size)
         epoch, place = divmod(step, per_epoch)
         order = np.random.default_rng([seed, epoch]).permutation(pool)
         indices = order[place * size : (place + 1) * size]
         rng = np.random.default_rng([seed, 1, step])
-        batch = self.at(indices, word_dropout=0.02, rng=rng)
-        known = torch.from_numpy((rng.random(len(indices)) >= self._pose_dropout).astype(np.float32))
-        images = {name: _vary(image, rng) for name, image in batch.images.items()}
+        batch = self.at(indices, word_dropout=0.02, rng=rng, share=share)
+        known = torch.from_numpy((rng.random(len(indices)) >= self._pose_dropout).astype(np.float32))[share]
+        images = {name: _vary(image, len(indices), rng, share) for name, image in batch.images.items()}
         return Batch(images, batch.instruction, batch.state, known, batch.chunk, batch.aux)
 
-    def at(self, indices: np.ndarray, word_dropout: float = 0.0, rng: np.random.Generator | None = None) -> Batch:
-        """Samples as they are recorded."""
+    def at(
+        self,
+        indices: np.ndarray,
+        word_dropout: float = 0.0,
+        rng: np.random.Generator | None = None,
+        share: slice = slice(None),
+    ) -> Batch:
+        """Samples as they are recorded; sentences are padded alike, and words left out alike, whatever the share."""
         s = self._samples
-        images = {name: to_input(s.frames(name, indices)) for name in s.images}
         texts = [self._ids[e] for e in s.episode[indices]]
         ids = np.zeros((len(texts), max(map(len, texts))), dtype=np.int64)
         for row, text in zip(ids, texts, strict=True):
             row[: len(text)] = text
         if rng is not None:
             ids[(rng.random(ids.shape) < word_dropout) & (ids != 0)] = UNKNOWN
+        indices = indices[share]
         return Batch(
-            images,
-            torch.from_numpy(ids),
+            {name: to_input(s.frames(name, indices)) for name in s.images},
+            torch.from_numpy(ids[share]),
             torch.from_numpy(s.state[indices]),
             torch.ones(len(indices)),
             torch.from_numpy(self._chunk[indices]),
@@ -136,9 +152,19 @@ class Batcher:
         )
 
 
-def _vary(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Brightness, contrast and colour; never a shift: with a fixed camera a shift is a wrong label."""
-    n = len(images)
-    gain = torch.from_numpy(rng.uniform(0.85, 1.15, (n, 3, 1, 1)) * rng.uniform(0.85, 1.15, (n, 1, 1, 1))).float()
-    shift = torch.from_numpy(rng.uniform(-0.12, 0.12, (n, 1, 1, 1))).float()
-    return (images * gain + shift).clamp(-1, 1)
+def _check_seeds(data: Dataset) -> None:
+    """What is learnt from must never be judged by."""
+    found = of_evaluation(row.seed for row in data.episodes)
+    if found:
+        raise DataError(
+            f"{data.folder} has {len(found)} of {len(data.episodes)} episodes with evaluation seeds ({found[0]} … "
+            f"{found[-1]}); seeds from {EVALUATION_SEED} on are for judging only. Record it again with a lower --seed."
+        )
+
+
+def _vary(images: Tensor, n: int, rng: np.random.Generator, share: slice) -> Tensor:
+    """Brightness, contrast and colour of the share's images of a batch of n; never a shift: with a fixed camera a shift
+    is a wrong label."""
+    gain = rng.uniform(0.85, 1.15, (n, 3, 1, 1)) * rng.uniform(0.85, 1.15, (n, 1, 1, 1))
+    shift = torch.from_numpy(rng.uniform(-0.12, 0.12, (n, 1, 1, 1))[share]).float()
+    return (images * torch.from_numpy(gain[share]).float() + shift).clamp(-1, 1)

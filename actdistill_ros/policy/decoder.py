@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -138,20 +138,28 @@ class RoutedDecoder(nn.Module):
         if len(plan) != len(self.layers):
             raise ValueError(f"the plan names {len(plan)} layers, the decoder has {len(self.layers)}")
 
-    def trace(self, tokens: Tensor, present: Tensor, gates: Tensor | None = None) -> list[Tensor]:
+    def trace(
+        self,
+        tokens: Tensor,
+        present: Tensor,
+        gates: Tensor | None = None,
+        run: Callable[..., Tensor] | None = None,
+    ) -> list[Tensor]:
         """The residual stream after each layer, L of (B, N, D), not normalised; for training.
 
         gates: (B, L), 1 runs a layer and 0 passes by it, as the plan does: x + g · (layer(x) − x). None runs all.
-        A layer whose gates are constants and all 0 is not called.
+        A layer whose gates are constants and all 0 is not called. run: calls a function with its arguments; for what
+        keeps less for the backward pass.
         """
+        run = run or _directly
         shared = self._shared(tokens, present)
         x, after = tokens, []
         for i, layer in enumerate(self.layers):
             gate = None if gates is None else gates[:, i, None, None]  # (B, 1, 1)
             if gate is None:
-                x = _hidden(layer(x, **shared))  # (B, N, D)
+                x = run(_call, layer, x, shared)  # (B, N, D)
             elif gate.requires_grad or bool(gate.any()):
-                x = x + gate * (_hidden(layer(x, **shared)) - x)  # (B, N, D)
+                x = x + gate * (run(_call, layer, x, shared) - x)  # (B, N, D)
             after.append(x)
         return after
 
@@ -172,6 +180,14 @@ def causal_mask(present: Tensor) -> Tensor:
     lower = torch.ones(n, n, dtype=torch.bool, device=present.device).tril()
     allowed = lower & present[:, None, :]  # (B, N, N)
     return (allowed | torch.eye(n, dtype=torch.bool, device=present.device))[:, None]
+
+
+def _directly(function: Callable[..., Tensor], *arguments: object) -> Tensor:
+    return function(*arguments)
+
+
+def _call(layer: nn.Module, x: Tensor, shared: dict) -> Tensor:
+    return _hidden(layer(x, **shared))
 
 
 def _hidden(output: Tensor | tuple[Tensor, ...]) -> Tensor:

@@ -13,8 +13,6 @@ from actdistill_ros.sim.world import World
 
 TASKS = ("lift", "bowl", "push", "stack")
 SUITES = ("tabletop", "tabletop-hard")
-EVALUATION_SEED = 100_000
-"""Seeds from here on are for judging only; nothing is trained on or chosen by them."""
 
 _STEPS_PER_GOAL = 120
 _GAP_M = 0.068  # between block centres: the diagonals of two blocks and a little air
