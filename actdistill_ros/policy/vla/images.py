@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from actdistill_ros.contract.contract import ContractError
 
@@ -35,11 +35,11 @@ class VisionInput:
     def pixels(self, image: np.ndarray) -> Tensor:
         """(H, W, 3) uint8 RGB to (1, 6, S, S) float32: the whole frame squeezed into the square, bicubic with
         antialiasing, normalised for each tower."""
-        frame = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]  # (1, 3, H, W)
         if self.crop_area < 1.0:
-            frame = _centre(frame, self.crop_area**0.5)
-        small = F.interpolate(frame, (self.size, self.size), mode="bicubic", antialias=True)  # uint8: rounds as Pillow
-        unit = small.float() / 255.0  # (1, 3, S, S)
+            image = _centre(image, self.crop_area**0.5)
+        # Pillow's own rounding: other bicubic filters differ by one grey value here and there, which tokens can feel.
+        small = Image.fromarray(image).resize((self.size, self.size), Image.Resampling.BICUBIC)
+        unit = torch.from_numpy(np.array(small)).permute(2, 0, 1)[None].float() / 255.0  # (1, 3, S, S)
         return torch.cat([_normalised(unit, m, s) for m, s in zip(self.means, self.stds, strict=True)], dim=1)
 
 
@@ -76,12 +76,12 @@ def _read(body: Mapping, path: Path, size: int, crop_area: float) -> VisionInput
     return VisionInput(size, means, stds, crop_area)
 
 
-def _centre(frame: Tensor, side: float) -> Tensor:
-    """(1, 3, H, W) to the middle (1, 3, side·H, side·W)."""
-    height, width = frame.shape[-2:]
+def _centre(image: np.ndarray, side: float) -> np.ndarray:
+    """(H, W, 3) to the middle (side·H, side·W, 3)."""
+    height, width = image.shape[:2]
     h, w = round(height * side), round(width * side)
     top, left = (height - h) // 2, (width - w) // 2
-    return frame[..., top : top + h, left : left + w]
+    return np.ascontiguousarray(image[top : top + h, left : left + w])
 
 
 def _normalised(unit: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
