@@ -11,11 +11,11 @@ from actdistill_ros.arm.backend import JointCommand, JointFeedback
 from actdistill_ros.contract.chunk import Chunk
 from actdistill_ros.contract.observation import ArmPose
 from actdistill_ros.control import trajectory
-from actdistill_ros.control.collision import clearance
+from actdistill_ros.control.collision import clearances
 from actdistill_ros.control.driver import Driver
-from actdistill_ros.control.kinematics import forward, solve
+from actdistill_ros.control.kinematics import many_link_frames, solve, tcp_positions
 from actdistill_ros.control.limits import JOINT_MAX, JOINT_MIN
-from actdistill_ros.control.modes import LIMP, Mode
+from actdistill_ros.control.modes import Mode
 from actdistill_ros.control.operator import Twist
 from actdistill_ros.control.settings import DriverSettings
 from actdistill_ros.control.trajectory import Trajectory
@@ -25,21 +25,23 @@ START = solve(
     ArmPose(np.array([0.25, 0.0, 0.10]), np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])),
     np.array([0.0, 1.5, 1.2, -1.2, 0.0, 0.0]),
 ).q
-WORKSPACE_SLACK_M = 0.003
-"""A policy's action goes through joint space, so that between its ends the TCP leaves the straight line a little."""
-CLOSE_EVERY = 10
-"""How often, in ticks, the distance of the arm to itself is looked at."""
+SLACK_M = 0.001
+"""Of the workspace and of the clearance: what the driver grants on the way, and as much between the moments it looks at."""
+BATCH = 200
+"""Commands whose TCP and clearance are looked at together."""
 
 
 @dataclass
 class Findings:
-    """Worst commanded values as share of their limit, what was sent, and what must not have happened (in words)."""
+    """Worst commanded values of the joints as share of their limit, of the TCP in metres, what was sent, and what must not
+    have happened (in words)."""
 
     commands: int = 0
     ticks: int = 0
     speed: float = 0.0
     acceleration: float = 0.0
     jerk: float = 0.0
+    tcp_speed_m_s: float = 0.0
     outside_workspace_m: float = 0.0
     clearance_m: float = np.inf
     sent: Counter = field(default_factory=Counter)
@@ -57,9 +59,11 @@ class Fuzz:
         self._answered_s, self._answers = self._now_s, True
         self._driver = Driver(settings, lambda: self._now_s, self._feedback())
         self._recent: list[np.ndarray] = []
+        self._unseen: list[tuple[np.ndarray, bool]] = []
+        self._direction = np.zeros(6)
         self.found = Findings()
         self._commands = (
-            (self._chunk, 40), (self._twist, 25), (self._deadman, 15), (self._mode, 6), (self._gripper_command, 4),
+            (self._chunk, 25), (self._push, 20), (self._twist, 20), (self._deadman, 15), (self._mode, 6), (self._gripper_command, 4),
             (self._trajectory, 3), (self._unreadable, 3), (self._speed_scale, 2), (self._trouble, 2),
         )  # fmt: skip
 
@@ -71,8 +75,6 @@ class Fuzz:
             name = kind.__name__.strip("_")
             self.found.commands += 1
             self.found.sent[name] += 1
-            if self._driver.state().mode in LIMP:
-                self._recent.clear()  # what follows a limp arm starts from the measured joints, even in the same tick
             try:
                 if self._rng.random() < 0.3:
                     self._give_to_the_policy()
@@ -81,6 +83,7 @@ class Fuzz:
                     self._tick()
             except Exception as error:
                 self._violated(f"{name} raised {error!r}")
+        self._look_where()
         return self.found
 
     def _give_to_the_policy(self) -> None:
@@ -89,8 +92,6 @@ class Fuzz:
             self._faults, self._answers = {}, True
             self._tick()
             self._driver.deadman(False)
-            if self._driver.state().mode in LIMP:
-                self._recent.clear()
             self._driver.set_mode(Mode.POLICY, reset=True)
 
     # -- commands; each says whether it was accepted
@@ -109,6 +110,23 @@ class Fuzz:
         if rng.random() < 0.03:
             actions = actions[:, : int(rng.integers(0, 7))]
         return not self._driver.offer(Chunk(actions, period_s, execute, stamp_s, "fuzz", "fuzz"))
+
+    def _push(self) -> bool:
+        """As far and as fast as is accepted in one direction, chunk after chunk, or along a border and back."""
+        rng, rows = self._rng, int(self._rng.integers(1, 9))
+        if rng.random() < 0.05:
+            move, turn = rng.normal(size=(2, 3))
+            move *= rng.choice([0.01, 0.03, 0.0499]) / np.linalg.norm(move)
+            turn *= rng.choice([0.0, 0.1, 0.299]) / np.linalg.norm(turn)
+            self._direction = np.concatenate([move, turn])
+        actions = np.zeros((rows, 7))
+        actions[:, :6] = self._direction
+        if rng.random() < 0.5:
+            actions[:, rng.choice([slice(0, 6), slice(0, 3), slice(3, 6)])] *= -1.0
+        if rng.random() < 0.4:
+            actions[1::2, rng.choice([slice(0, 6), slice(0, 3), slice(3, 6)])] *= -1.0
+        period_s = float(rng.choice([0.02, 0.05, 0.1, 0.1, 0.3]))
+        return not self._driver.offer(Chunk(actions, period_s, rows, self._now_s, "fuzz", "fuzz"))
 
     def _twist(self) -> bool:
         rng = self._rng
@@ -184,23 +202,38 @@ class Fuzz:
             self._q, self._gripper = command.position_rad, command.gripper
 
     def _look(self, command: JointCommand) -> None:
-        q, found = command.position_rad, self.found
+        q = command.position_rad
         if not (np.isfinite(q).all() and np.isfinite(command.gripper)):
             return self._violated(f"command is not finite: {q}, {command.gripper}")
         if (q < JOINT_MIN - 1e-9).any() or (q > JOINT_MAX + 1e-9).any() or not 0.0 <= command.gripper <= 1.0:
             self._violated(f"command is outside its range: {q}, {command.gripper}")
-        at = forward(q).position_m
-        low, high = self._settings.workspace_min_m, self._settings.workspace_max_m
-        outside_m = float(np.max(np.maximum(low - at, at - high)))
-        found.outside_workspace_m = max(found.outside_workspace_m, outside_m)
-        if outside_m > WORKSPACE_SLACK_M:
-            self._violated(f"TCP is {1000 * outside_m:.1f} mm outside the workspace at {at}")
-        if found.ticks % CLOSE_EVERY == 0:
-            found.clearance_m = min(found.clearance_m, clearance(q, self._settings.table_z_m).distance_m)
-            if found.clearance_m < 0.0:
-                self._violated(f"the arm touches itself at joints {q}")
+        self._unseen.append((q, bool(self._recent)))
+        if len(self._unseen) >= BATCH:
+            self._look_where()
         self._recent = [*self._recent[-3:], q]
         self._derivatives()
+
+    def _look_where(self) -> None:
+        """Where the commands since the last time put the TCP, and the parts of the arm to each other and to the table."""
+        if not self._unseen:
+            return
+        settings, found = self._settings, self.found
+        q, follows = (np.array(values) for values in zip(*self._unseen))
+        self._unseen = []
+        frames = many_link_frames(q)
+        at = tcp_positions(*frames)
+        outside_m = np.maximum(settings.workspace_min_m - at, at - settings.workspace_max_m).max(axis=1)
+        found.outside_workspace_m = max(found.outside_workspace_m, float(outside_m.max()))
+        for i in np.flatnonzero(outside_m > SLACK_M):
+            self._violated(f"TCP is {1000 * outside_m[i]:.1f} mm outside the workspace at {at[i]}")
+        speed_m_s = np.linalg.norm(np.diff(at, axis=0), axis=1)[follows[1:]] / settings.tick_s
+        found.tcp_speed_m_s = max(found.tcp_speed_m_s, float(speed_m_s.max(initial=0.0)))
+        for speed in speed_m_s[speed_m_s > settings.tcp_speed_limit_m_s * (1.0 + 1e-6)]:
+            self._violated(f"the TCP moves at {speed:.2f} m/s")
+        near_m = clearances(*frames, settings.table_z_m)
+        found.clearance_m = min(found.clearance_m, float(near_m.min()))
+        for i in np.flatnonzero(near_m < settings.self_clearance_m - SLACK_M):
+            self._violated(f"parts of the arm, or the table, are within {1000 * near_m[i]:.1f} mm at joints {q[i]}")
 
     def _derivatives(self) -> None:
         settings, found, tick_s = self._settings, self.found, self._settings.tick_s

@@ -47,7 +47,9 @@ _MOVES_AGAINST = {
 _INDEX = {capsule.name: i for i, capsule in enumerate(CAPSULES)}
 _PAIRS = np.array([(_INDEX[a], _INDEX[b]) for a, others in _MOVES_AGAINST.items() for b in others])  # (P, 2)
 _LOW = np.array([_INDEX[name] for name in NEAR_TABLE])
-_LINKS = np.array([capsule.link for capsule in CAPSULES])
+_FIXED = sum(capsule.link == 0 for capsule in CAPSULES)
+"""How many do not move: those of the base, first in CAPSULES."""
+_MOVING = np.array([capsule.link - 1 for capsule in CAPSULES[_FIXED:]])
 _ENDS = np.array([(capsule.start, capsule.end) for capsule in CAPSULES])  # (C, 2, 3)
 _RADII = np.array([capsule.radius_m for capsule in CAPSULES])
 _REACH = _RADII[_PAIRS].sum(axis=1)  # (P,)
@@ -63,10 +65,7 @@ class Clearance:
 
 def clearance(q: np.ndarray, table_z_m: float) -> Clearance:
     """The closest two parts of the arm, or part and table, at joints q (6,) [rad]."""
-    ends = _place(q)
-    first, second = ends[_PAIRS[:, 0]], ends[_PAIRS[:, 1]]
-    apart = _between(first[:, 0], first[:, 1], second[:, 0], second[:, 1]) - _REACH  # (P,)
-    above = ends[_LOW, :, 2].min(axis=1) - _RADII[_LOW] - table_z_m
+    apart, above = _distances(*link_frames(q), table_z_m)
     pair, low = int(np.argmin(apart)), int(np.argmin(above))
     if above[low] < apart[pair]:
         return Clearance(float(above[low]), (NEAR_TABLE[low], "table"))
@@ -74,16 +73,31 @@ def clearance(q: np.ndarray, table_z_m: float) -> Clearance:
     return Clearance(float(apart[pair]), (CAPSULES[a].name, CAPSULES[b].name))
 
 
-def _place(q: np.ndarray) -> np.ndarray:
-    """(C, 2, 3) ends of the capsules in `base_link` [m]."""
-    rotations, origins = link_frames(q)
-    rotations = np.concatenate([np.eye(3)[None], rotations])[_LINKS]  # (C, 3, 3)
-    origins = np.concatenate([np.zeros((1, 3)), origins])[_LINKS]  # (C, 3)
-    return origins[:, None, :] + _ENDS @ rotations.transpose(0, 2, 1)
+def clearances(rotations: np.ndarray, origins: np.ndarray, table_z_m: float) -> np.ndarray:
+    """(T,) the distance of `clearance` [m] for many poses of the arm at once, given their `many_link_frames`."""
+    apart, above = _distances(rotations, origins, table_z_m)
+    return np.minimum(apart.min(axis=-1), above.min(axis=-1))
+
+
+def _distances(rotations: np.ndarray, origins: np.ndarray, table_z_m: float) -> tuple[np.ndarray, np.ndarray]:
+    """Between pairs (..., P) and above the table (..., L) [m], for links at rotations (..., 6, 3, 3), origins
+    (..., 6, 3)."""
+    ends = _place(rotations, origins)
+    first, second = ends[..., _PAIRS[:, 0], :, :], ends[..., _PAIRS[:, 1], :, :]
+    apart = _between(first[..., 0, :], first[..., 1, :], second[..., 0, :], second[..., 1, :]) - _REACH  # (..., P)
+    above = ends[..., 2][..., _LOW, :].min(axis=-1) - _RADII[_LOW] - table_z_m  # (..., L)
+    return apart, above
+
+
+def _place(rotations: np.ndarray, origins: np.ndarray) -> np.ndarray:
+    """(..., C, 2, 3) ends of the capsules in `base_link` [m]."""
+    at = origins[..., _MOVING, None, :] + _ENDS[_FIXED:] @ rotations[..., _MOVING, :, :].swapaxes(-1, -2)
+    fixed = np.broadcast_to(_ENDS[:_FIXED], (*origins.shape[:-2], _FIXED, 2, 3))
+    return np.concatenate([fixed, at], axis=-3)
 
 
 def _between(p1: np.ndarray, q1: np.ndarray, p2: np.ndarray, q2: np.ndarray) -> np.ndarray:
-    """(P,) distances of the segments p1-q1 and p2-q2, all (P, 3)."""
+    """(..., P) distances of the segments p1-q1 and p2-q2, all (..., P, 3)."""
     d1, d2, r = q1 - p1, q2 - p2, p1 - p2
     a, e, b = _dot(d1, d1), _dot(d2, d2), _dot(d1, d2)
     c, f = _dot(d1, r), _dot(d2, r)
@@ -94,8 +108,9 @@ def _between(p1: np.ndarray, q1: np.ndarray, p2: np.ndarray, q2: np.ndarray) -> 
     # Where the nearest point of the second lies beyond its end, that end decides the point of the first.
     s = np.where(t < 0.0, np.clip(-c / a, 0.0, 1.0), np.where(t > 1.0, np.clip((b - c) / a, 0.0, 1.0), s))
     t = np.clip(t, 0.0, 1.0)
-    return np.linalg.norm(r + d1 * s[:, None] - d2 * t[:, None], axis=1)
+    apart = r + d1 * s[..., None] - d2 * t[..., None]
+    return np.sqrt(_dot(apart, apart))
 
 
 def _dot(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.einsum("ij,ij->i", u, v)
+    return np.einsum("...j,...j->...", u, v)

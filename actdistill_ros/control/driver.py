@@ -19,6 +19,7 @@ from actdistill_ros.control.modes import LIMP, RESUMES, Cause, Mode, refusal
 from actdistill_ros.control.motion import MotionError
 from actdistill_ros.control.mover import Mover
 from actdistill_ros.control.operator import Operator, Twist
+from actdistill_ros.control.power import Power
 from actdistill_ros.control.schedule import Schedule
 from actdistill_ros.control.settings import DriverSettings
 from actdistill_ros.control.singularity import dexterity, speed_share
@@ -40,12 +41,11 @@ class Driver:
         self._settings, self._clock, self._feedback = settings, clock, feedback
         self._mode, self._cause, self._reason = Mode.IDLE, Cause.OPERATOR, "waits for a mode: nobody commands yet"
         self._mover, self._schedule, self._operator = Mover(settings), Schedule(), Operator(settings)
-        self._acting = False
+        self._acting, self._power = False, Power()
         self._ahead: ActionStep | None = None
         self._way: list[Leg] = []
         self._speed_scale = settings.speed_scale
         self._last_tick_s: float | None = None
-        self._starting_since_s: float | None = None
         self._heard_s = self._waiting_since_s = self._clock()
         self._faulty_since_s: float | None = None
         self._faults: tuple[str, ...] = ()
@@ -168,12 +168,16 @@ class Driver:
         self._last_tick_s = now
         self._feedback = feedback
         self._look()
-        starting = self._starting()
+        if coming := self._power.waiting:
+            self._anchor()
+            coming = self._power.coming(feedback.stamp_s)
         self._watch(now)
         self._arbitrate(now)
         command = None
-        if self._mode not in LIMP:
-            if not starting:
+        if self._mode in LIMP or self._power.unheard:
+            self._power.damp(now)
+        else:
+            if not coming:
                 self._move(now, passed)
             command = JointCommand(self._mover.state.q.copy(), self._gripper)
         events, self._events = tuple(self._events), []
@@ -245,16 +249,16 @@ class Driver:
         close = ahead < self._settings.singularity_slow_m
         share = speed_share(dexterity(mover.state.q), ahead, self._settings) if close else 1.0
         try:
-            segment = mover.plan(Leg(step.q, wanted_s / share), self._after(step))
+            plan = mover.plan(Leg(step.q, wanted_s / share, straight=True), self._after(step))
         except MotionError as error:
             self._hold(Cause.REFUSED, f"{which} refused: {error}")
             return False
         if step.cut:
             self._events.append(f"{which}: {step.cut}")
-        if segment.duration_s > LONGER * wanted_s:
-            self._events.append(f"{which} takes {segment.duration_s:.3f} s instead of {wanted_s:.3f} s: "
-                                f"{why_longer(segment, share, self._settings)}")  # fmt: skip
-        mover.run(segment)
+        if plan.duration_s > LONGER * wanted_s:
+            self._events.append(f"{which} takes {plan.duration_s:.3f} s instead of {wanted_s:.3f} s: "
+                                f"{why_longer(plan, share, self._settings)}")  # fmt: skip
+        mover.run(plan)
         # The target, not the pose of the solved joints: residuals smaller than the solver's tolerance must not add up.
         mover.tcp, self._gripper, self._acting = step.target, step.gripper, True
         return True
@@ -274,22 +278,13 @@ class Driver:
 
     def _begin_leg(self) -> bool:
         try:
-            self._mover.run(self._mover.plan(self._way[0], self._way[1] if len(self._way) > 1 else None, slow=True))
+            plan = self._mover.plan(self._way[0], self._way[1] if len(self._way) > 1 else None, slow=True)
         except MotionError as error:
             self._hold(Cause.OPERATOR, f"trajectory stopped: {error}")
             return False
-        # A dense way has legs far shorter than a tick: the pose it leads to is read where it is needed.
-        self._mover.tcp = forward(self._mover.segment.goal.q)
+        self._mover.run(plan)
+        self._mover.tcp = forward(plan.pieces[-1].goal.q)
         return True
-
-    def _starting(self) -> bool:
-        """Whether the answers are still those from before the start; the arm may have moved since, so follow them."""
-        if self._starting_since_s is None:
-            return False
-        self._anchor()
-        if self._feedback.stamp_s >= self._starting_since_s:
-            self._starting_since_s = None
-        return self._starting_since_s is not None
 
     # -- modes
     def _arbitrate(self, now: float) -> None:
@@ -378,8 +373,11 @@ class Driver:
             self._anchor()
         else:
             self._mover.brake()
-        if self._mode in LIMP and mode not in LIMP:
-            self._faulty_since_s, self._starting_since_s = None, self._clock()
+        if mode in LIMP and self._mode not in LIMP:
+            self._power.off()
+        elif self._mode in LIMP and mode not in LIMP:
+            self._faulty_since_s = None
+            self._power.on(self._clock())
         self._acting, self._ahead, self._way, self._slowed = False, None, [], ""
         self._schedule.drop()
         if mode is Mode.POLICY:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from actdistill_ros.arm.backend import JointFeedback
@@ -13,9 +11,6 @@ from actdistill_ros.control.collision import clearance
 from actdistill_ros.control.kinematics import Solution, forward
 from actdistill_ros.control.limits import JOINT_MAX, JOINT_MIN, JOINT_NAMES
 from actdistill_ros.control.settings import DriverSettings
-
-if TYPE_CHECKING:  # training and evaluation judge actions too, on machines that plan no motion
-    from actdistill_ros.control.motion import Segment
 
 WORTH_SAYING_M = 0.0005
 """Less than this cut off a target is no news."""
@@ -149,23 +144,6 @@ def is_outside(q: np.ndarray, start_q: np.ndarray, settings: DriverSettings) -> 
     low = np.minimum(settings.workspace_min_m - WORTH_SAYING_M, start)
     high = np.maximum(settings.workspace_max_m + WORTH_SAYING_M, start)
     return bool(np.any((at < low) | (at > high)))
-
-
-def rest_refusal(stop: Segment, start_q: np.ndarray, settings: DriverSettings) -> str:
-    """Why the arm must not come to rest where `stop` ends; empty if it may. start_q: (6,) where it is now [rad]."""
-    low, high = np.minimum(JOINT_MIN, start_q), np.maximum(JOINT_MAX, start_q)
-    if not stop.stays_within(low - 1e-9, high + 1e-9):
-        joint = int(np.argmax(np.maximum(low - stop.goal.q, stop.goal.q - high)))
-        return f"{JOINT_NAMES[joint]} is at its limit"
-    at, start = forward(stop.goal.q).position_m, forward(start_q).position_m
-    # The tolerance is of the border, not of the start: from tick to tick it must not add up to a way out.
-    lowest = np.minimum(settings.workspace_min_m - WORTH_SAYING_M, start)
-    highest = np.maximum(settings.workspace_max_m + WORTH_SAYING_M, start)
-    outside = np.maximum(lowest - at, at - highest)
-    axis = int(np.argmax(outside))
-    if outside[axis] > 1e-9:
-        return f"the TCP is at the border of the workspace along {'xyz'[axis]}, at {at[axis]:.3f} m"
-    return closeness_refusal(stop.goal.q, start_q, settings)
 
 
 def limit_step(start: np.ndarray, wanted: np.ndarray, seconds: float, speed_limit: np.ndarray) -> np.ndarray:

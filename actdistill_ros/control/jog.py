@@ -12,6 +12,7 @@ from actdistill_ros.control.kinematics import ORIENTATION_WEIGHT_M, forward, jac
 from actdistill_ros.control.limits import JOINT_MAX, JOINT_MIN, JOINT_NAMES
 from actdistill_ros.control.motion import JointState, MotionLimits, Planner
 from actdistill_ros.control.pose import difference, integrate
+from actdistill_ros.control.room import Room
 from actdistill_ros.control.settings import DriverSettings
 from actdistill_ros.control.singularity import dexterity, speed_share
 
@@ -50,16 +51,16 @@ class Jogger:
         """Begin from the motion that the arm has."""
         self._twist = JointState(np.zeros(6), jacobian(state.q) @ state.v, np.zeros(6))
 
-    def step(self, state: JointState, tcp: ArmPose, wanted: np.ndarray, passed_s: float) -> JogStep:
-        """One tick of `passed_s` towards the twist `wanted` (6,) in `base_link` [m/s, rad/s]. Raises MotionError."""
+    def step(self, state: JointState, tcp: ArmPose, wanted: np.ndarray, passed_s: float, room: Room) -> JogStep:
+        """One tick of `passed_s` towards the twist `wanted` (6,) in `base_link` [m/s, rad/s], if the stop that could
+        follow keeps inside the room. Raises MotionError."""
         if passed_s <= 0.0:
             return JogStep(state, tcp, "")
         self._twist = self._ramp.run_at(self._twist, self._at_most_allowed(wanted, tcp)).at(passed_s)
         twist = self._twist.v
         speed, why = self._joint_speed(state.q, tcp, twist)
         next_state = self._planner.run_at(state, speed).at(passed_s)
-        stops_at = self._planner.stop(next_state)
-        if blocked := envelope.rest_refusal(stops_at, state.q, self._settings):
+        if blocked := room.refusal(next_state.q[None], next_state.v[None], next_state.a[None]):
             next_state = self._planner.stop(state).at(passed_s)
             self._twist = JointState.at_rest(np.zeros(6))
             return JogStep(next_state, forward(next_state.q), f"jog stopped: {blocked}")

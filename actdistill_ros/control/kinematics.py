@@ -69,19 +69,28 @@ def jacobian(q: np.ndarray) -> np.ndarray:
     return _pose_and_jacobian(q)[1]
 
 
-def jacobians(q: np.ndarray) -> np.ndarray:
-    """(T, 6, 6): `jacobian` of each row of q (T, 6) [rad], in a fraction of the time."""
+def many_link_frames(q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`link_frames` of each row of q (T, 6) [rad], in a fraction of the time: (T, 6, 3, 3) and (T, 6, 3) [m]."""
     sin, cos = np.sin(q)[..., None, None], np.cos(q)[..., None, None]
     local = _ROLLS @ (np.eye(3) + sin * _CROSS + (1.0 - cos) * _CROSS2)  # (T, 6, 3, 3)
-    rotation, origin = local[:, 0], np.broadcast_to(LINK_ORIGINS_M[0], (len(q), 3))
-    axes, origins = [rotation @ JOINT_AXES[0]], [origin]
+    rotations, origins = np.empty((len(q), 6, 3, 3)), np.empty((len(q), 6, 3))
+    rotations[:, 0], origins[:, 0] = local[:, 0], LINK_ORIGINS_M[0]
     for i in range(1, 6):
-        origin = origin + rotation @ LINK_ORIGINS_M[i]  # (T, 3)
-        rotation = rotation @ local[:, i]
-        axes.append(rotation @ JOINT_AXES[i])
-        origins.append(origin)
-    axes = np.stack(axes, axis=-1)  # (T, 3, 6)
-    arm = (origin + rotation @ TCP_IN_LINK6_M)[..., None] - np.stack(origins, axis=-1)
+        origins[:, i] = origins[:, i - 1] + rotations[:, i - 1] @ LINK_ORIGINS_M[i]
+        rotations[:, i] = rotations[:, i - 1] @ local[:, i]
+    return rotations, origins
+
+
+def tcp_positions(rotations: np.ndarray, origins: np.ndarray) -> np.ndarray:
+    """(T, 3) [m] in `base_link`, from what `many_link_frames` gives."""
+    return origins[:, 5] + rotations[:, 5] @ TCP_IN_LINK6_M
+
+
+def jacobians(q: np.ndarray) -> np.ndarray:
+    """(T, 6, 6): `jacobian` of each row of q (T, 6) [rad], in a fraction of the time."""
+    rotations, origins = many_link_frames(q)
+    axes = np.einsum("tnij,nj->tin", rotations, JOINT_AXES)  # (T, 3, 6)
+    arm = (tcp_positions(rotations, origins)[:, None, :] - origins).transpose(0, 2, 1)  # (T, 3, 6)
     linear = np.roll(axes, -1, 1) * np.roll(arm, -2, 1) - np.roll(axes, -2, 1) * np.roll(arm, -1, 1)
     return np.concatenate([linear, axes], axis=1)
 

@@ -2,43 +2,137 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from actdistill_ros.control import envelope
-from actdistill_ros.control.kinematics import jacobians
+from actdistill_ros.control.kinematics import forward, jacobians, solve
 from actdistill_ros.control.limits import JOINT_MAX, JOINT_MIN, JOINT_NAMES
-from actdistill_ros.control.motion import JointState, Planner, Segment, passing_speed
+from actdistill_ros.control.motion import JointState, MotionError, Planner, Segment, passing_speed
+from actdistill_ros.control.pose import difference, integrate
+from actdistill_ros.control.room import Room
 from actdistill_ros.control.settings import DriverSettings
 
 SAMPLES = (8, 40)
 """Fewest and most points at which the motion of the TCP is looked at."""
-ROUNDS = 4
-"""How often a leg is stretched before it is taken as it is: from a start in motion the stretching is not exact."""
+ROUNDS = 5
+"""How often a leg is stretched before the arm comes to rest first: from a start in motion the stretching is not exact."""
+
+
+CAUTION = ((1, 1.0), (1, 2.0), (1, 4.0), (2, 2.0), (2, 4.0), (4, 4.0), (4, 8.0))
+"""Ways to go from rest: in so many parts, so many times slower. Parts keep the way close to the straight line, slowness
+the stops close to the way."""
 
 
 @dataclass(frozen=True)
 class Leg:
-    """To the joints `q` (6,) [rad] in `wanted_s`."""
+    """To the joints `q` (6,) [rad] in `wanted_s`. straight: along a line of the TCP rather than of the joints."""
 
     q: np.ndarray
     wanted_s: float
+    straight: bool = False
 
 
-def plan(planner: Planner, start: JointState, leg: Leg, after: Leg | None, settings: DriverSettings) -> Segment:
+@dataclass(frozen=True)
+class Plan:
+    """Pieces of motion, each from where the one before ends; why: what made more than one of them, in words."""
+
+    pieces: tuple[Segment, ...]
+    why: str = ""
+
+    @property
+    def duration_s(self) -> float:
+        return sum(piece.duration_s for piece in self.pieces)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """q [rad], v [rad/s], a [rad/s²]: (T, 6), a motion at even times, `step_s` apart."""
+
+    q: np.ndarray
+    v: np.ndarray
+    a: np.ndarray
+    step_s: float
+
+
+def plan(planner: Planner, start: JointState, leg: Leg, after: Leg | None, room: Room, braking: Planner) -> Plan:
     """The motion along `leg`; it rests at the end unless another one follows. Takes longer where a limit says so.
 
-    Raises MotionError.
+    Where the arm could leave the room on the way, or in a stop by `braking` from it, it goes slower, in the end from rest
+    and in parts. Raises MotionError if that does not help either: then the stop from `start` is still inside.
     """
-    speed, wanted_s = _end_speed(planner, start, leg, after, settings), leg.wanted_s
-    for _ in range(ROUNDS):
+    segment, why = _within_limits(planner, start, leg, _end_speed(planner, start, leg, after, room.settings), room)
+    if not why:
+        return Plan((segment,))
+    if after is not None:
+        segment, still_why = _within_limits(planner, start, leg, np.zeros_like(leg.q), room)
+        if not still_why:
+            return Plan((segment,), why)
+    stop = () if start.resting else (braking.stop(start),)
+    start = stop[0].goal if stop else start
+    bulging = 0  # in so many parts the way itself leaves the room, however slow
+    for parts, stretch in CAUTION:
+        if parts == bulging or (parts > 1 and not leg.straight):
+            continue
+        pieces, bulges = _in_parts(planner, start, replace(leg, wanted_s=leg.wanted_s * stretch), parts, room)
+        if pieces:
+            return Plan((*stop, *pieces), why)
+        bulging = parts if bulges else bulging
+    raise MotionError(f"no way there keeps inside: {why}")
+
+
+def _in_parts(
+    planner: Planner, start: JointState, leg: Leg, parts: int, room: Room
+) -> tuple[tuple[Segment, ...], bool]:
+    """From rest to rest over places of the straight line between; nothing if that leaves the room, and whether the way
+    itself does, not only a stop from it."""
+    pieces: tuple[Segment, ...] = ()
+    for q in _places(start.q, leg.q, parts):
+        part = Leg(q, leg.wanted_s / parts)
+        segment, why = _within_limits(planner, start, part, np.zeros_like(q), room)
+        if why:
+            samples = sample(segment, room.settings)
+            still = np.zeros_like(samples.v)
+            return (), bool(room.refusal(samples.q, still, still))
+        pieces, start = (*pieces, segment), segment.goal
+    return pieces, False
+
+
+def _places(start_q: np.ndarray, goal_q: np.ndarray, parts: int) -> list[np.ndarray]:
+    """Joints (6,) [rad] on the straight line of the TCP, the goal's last."""
+    places, start = [], forward(start_q)
+    way = difference(forward(goal_q), start)
+    for i in range(1, parts):
+        between = integrate(start, way[0] * (i / parts), way[1] * (i / parts))
+        places.append(solve(between, start_q + (goal_q - start_q) * (i / parts)).q)
+    return [*places, goal_q]
+
+
+def _within_limits(planner: Planner, start: JointState, leg: Leg, speed: np.ndarray, room: Room) -> tuple[Segment, str]:
+    """The motion to the end of the leg and its speed (6,) there, stretched in time as joints and TCP need; and why the arm
+    must not move like that, empty if it may."""
+    wanted_s = leg.wanted_s
+    for left in reversed(range(ROUNDS)):
         segment = planner.reach(start, leg.q, speed, wanted_s)
-        excess = overrun(segment, settings)
+        samples = sample(segment, room.settings)
+        excess = overrun(samples, room.settings)
         if excess <= 1.0 and segment.stays_within(JOINT_MIN - 1e-6, JOINT_MAX + 1e-6):
-            return segment
-        speed, wanted_s = speed / max(excess, 1.25), segment.duration_s * excess
-    return planner.reach(start, leg.q, np.zeros_like(speed), wanted_s)
+            break
+        speed = speed / max(excess, 1.25) if left > 1 else np.zeros_like(speed)
+        wanted_s = segment.duration_s * excess
+    else:
+        return segment, "the TCP would be faster than its limits, or a joint beyond its own, from this motion"
+    return segment, room.refusal(samples.q, samples.v, samples.a)
+
+
+def sample(segment: Segment, settings: DriverSettings) -> Samples:
+    """About one sample per tick, the start and the end among them."""
+    count = int(np.clip(round(segment.duration_s / settings.tick_s), *SAMPLES))
+    step_s = segment.duration_s / count
+    states = [segment.at(i * step_s) for i in range(count + 1)]
+    q, v, a = (np.array([getattr(state, name) for state in states]) for name in ("q", "v", "a"))
+    return Samples(q, v, a, step_s)
 
 
 def _end_speed(
@@ -55,15 +149,12 @@ def _end_speed(
     return np.where((stops_at >= JOINT_MIN) & (stops_at <= JOINT_MAX), speed, 0.0)
 
 
-def overrun(segment: Segment, settings: DriverSettings) -> float:
-    """By which factor the segment must be stretched in time for the limits of the TCP; at most 1 if they hold."""
-    count = int(np.clip(round(segment.duration_s / settings.tick_s), *SAMPLES))
-    step_s = segment.duration_s / count
+def overrun(samples: Samples, settings: DriverSettings) -> float:
+    """By which factor the motion must be stretched in time for the limits of the TCP; at most 1 if they hold."""
+    step_s = samples.step_s
     if step_s <= 0.0:
         return 0.0
-    states = [segment.at(i * step_s) for i in range(count + 1)]
-    q, v = np.array([state.q for state in states]), np.array([state.v for state in states])
-    twists = np.einsum("tij,tj->ti", jacobians(q), v)  # (T, 6)
+    twists = np.einsum("tij,tj->ti", jacobians(samples.q), samples.v)  # (T, 6)
     moves, turns = twists[:, :3], twists[:, 3:]
     accelerations = np.diff(moves, axis=0) / step_s
     return max(
@@ -74,8 +165,11 @@ def overrun(segment: Segment, settings: DriverSettings) -> float:
     )
 
 
-def why_longer(segment: Segment, share: float, settings: DriverSettings) -> str:
+def why_longer(plan: Plan, share: float, settings: DriverSettings) -> str:
     """Which limit makes a leg take longer than wanted; share: of its speed that singularities leave."""
+    if plan.why:
+        return f"slower and in parts, for otherwise {plan.why}"
+    segment = plan.pieces[0]
     if share < 1.0:
         return f"slower towards a singularity, {100 * share:.0f} % of its speed"
     limit = settings.joint_speed_limit

@@ -148,6 +148,29 @@ class Planner:
         return Segment(goal, trajectory.duration, trajectory)
 
 
+def stopping_ways(v: np.ndarray, a: np.ndarray, limits: MotionLimits, points: int) -> np.ndarray:
+    """(points, T, 6) how far each joint still turns [rad] at `points` even times of the stop from each motion.
+
+    v: (T, 6) [rad/s]; a: (T, 6) [rad/s²]. The stops are those of `Planner.stop`, the last point is their end: limited
+    jerk up to an acceleration against the motion, that acceleration for a while, limited jerk back to none.
+    """
+    j, most = limits.jerk, limits.acceleration
+    against = np.where(v + a * np.abs(a) / (2.0 * j) > 0.0, -1.0, 1.0)  # (T, 6)
+    speed, grows = against * v, against * a  # with this sign the speed is to grow to zero
+    peak = np.sqrt(np.maximum(0.5 * grows * grows - j * speed, 0.0))
+    hold_s = np.maximum((peak * peak - most * most) / (j * most), 0.0)
+    peak = np.minimum(peak, most)
+    ramps_s = (np.maximum(peak - grows, 0.0) / j, hold_s, peak / j)
+    left_s = np.linspace(1.0 / points, 1.0, points)[:, None, None] * np.max(sum(ramps_s), axis=1, keepdims=True)
+    way = np.zeros(left_s.shape[:1] + v.shape)  # (K, T, 6)
+    for jerk, ramp_s in zip((j, 0.0, -j), ramps_s):
+        t = np.minimum(np.maximum(left_s, 0.0), ramp_s)
+        way += t * (speed + t * (grows / 2.0 + t * jerk / 6.0))
+        speed, grows = speed + t * (grows + t * jerk / 2.0), grows + t * jerk
+        left_s = left_s - ramp_s
+    return against * way
+
+
 def passing_speed(arriving: np.ndarray, leaving: np.ndarray) -> np.ndarray:
     """(6,) speed between two pieces with these mean speeds (6,) [rad/s]: a joint that turns back, or is done, rests.
 

@@ -9,8 +9,9 @@ import numpy as np
 from actdistill_ros.control import envelope, leg
 from actdistill_ros.control.jog import Jogger
 from actdistill_ros.control.kinematics import forward
-from actdistill_ros.control.leg import Leg
+from actdistill_ros.control.leg import Leg, Plan
 from actdistill_ros.control.motion import JointState, MotionError, MotionLimits, Planner, Segment, inside_limits
+from actdistill_ros.control.room import Room
 from actdistill_ros.control.settings import DriverSettings
 
 BOUNDARY_S = 1e-6
@@ -38,8 +39,10 @@ class Mover:
         # Inside the limits: motors rest up to the start tolerance outside theirs.
         self.state = JointState.at_rest(inside_limits(np.nan_to_num(q)))
         self.segment: Segment | None = None
+        self._later: list[Segment] = []
         self._phase_s = 0.0
         self._jogging = False
+        self._room: Room | None = None
         self.tcp = forward(self.state.q)
 
     @property
@@ -50,25 +53,34 @@ class Mover:
         """Come to rest as soon as the limits allow; does nothing to an arm at rest, whose pose stays as commanded."""
         self._jogging = False
         if self.state.resting:
-            self.segment = None
+            self.segment, self._later = None, []
             return
         try:
-            self.run(self._planner.stop(self.state))
+            self.run(Plan((self._planner.stop(self.state),)))
             self.tcp = forward(self.segment.goal.q)
         except MotionError:
             self.rest_at(self.state.q)  # where no stop can be planned, standing still at once is what is left
 
-    def run(self, segment: Segment) -> None:
-        self.segment, self._phase_s, self._jogging = segment, 0.0, False
+    def run(self, plan: Plan) -> None:
+        self.segment, *self._later = plan.pieces
+        self._phase_s, self._jogging = 0.0, False
 
-    def plan(self, to: Leg, after: Leg | None, slow: bool = False) -> Segment:
-        """A piece from the motion now, along `to`; goes on at its end if there is a leg `after`. Raises MotionError."""
-        return leg.plan(self._slow if slow else self._planner, self.state, to, after, self._settings)
+    def plan(self, to: Leg, after: Leg | None, slow: bool = False) -> Plan:
+        """From the motion now along `to`; goes on at its end if there is a leg `after`. Raises MotionError."""
+        planner = self._slow if slow else self._planner
+        return leg.plan(planner, self.state, to, after, self._room_now(), self._planner)
+
+    def _room_now(self) -> Room:
+        """Where the arm may be from now on; an arm that was started outside may not go back there."""
+        if self._room is None:
+            self._room = Room.around(self.state.q, self._settings, self._planner.limits)
+        self._room = self._room.after(self.state.q)
+        return self._room
 
     def advance(self, seconds: float, next_piece: Callable[[], bool], done: Callable[[], None]) -> None:
         """Move along the pieces for that long, across as many of their ends as that takes.
 
-        next_piece: runs one and says so; where it does not, an arm in motion brakes. done: a piece has ended.
+        next_piece: runs a plan and says so; where it does not, an arm in motion brakes. done: a plan has ended.
         """
         start, left_s = self.state.q, seconds
         while left_s > BOUNDARY_S:
@@ -82,7 +94,10 @@ class Mover:
             self.state = self.segment.at(self._phase_s)
             if self.segment.duration_s - self._phase_s < BOUNDARY_S:
                 self.state, self.segment = self.segment.goal, None
-                done()
+                if self._later:
+                    self.segment, self._phase_s = self._later.pop(0), 0.0
+                else:
+                    done()
         self._last_line(start, seconds)
 
     def jog(self, twist: np.ndarray, seconds: float) -> str:
@@ -90,10 +105,10 @@ class Mover:
         if not self._jogging:
             # The rest of a piece leads nowhere any more: the pose that is jogged is where the joints are.
             self._jogger.start(self.state)
-            self.segment, self._jogging, self.tcp = None, True, forward(self.state.q)
+            self.segment, self._later, self._jogging, self.tcp = None, [], True, forward(self.state.q)
         start = self.state.q
         try:
-            step = self._jogger.step(self.state, self.tcp, twist, seconds)
+            step = self._jogger.step(self.state, self.tcp, twist, seconds, self._room_now())
         except MotionError as error:
             self.brake()
             return f"jog stopped: {error}"
