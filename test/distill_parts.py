@@ -19,14 +19,17 @@ CAMERAS, PIXELS, EPISODES, LENGTH, LAYERS = ("front", "wrist"), 16, 40, 6, 4
 SENTENCES = ("lift the red block", "push the blue block left")
 
 
-def random_data(folder: Path, fps: int = 10, cameras=CAMERAS, episodes: int = EPISODES) -> Path:
+def random_data(
+    folder: Path, fps: int = 10, cameras=CAMERAS, episodes: int = EPISODES, first_seed: int = 0, steps: int = 8
+) -> Path:
+    """steps: how many actions a chunk has."""
     rng = np.random.default_rng(0)
-    extras = {"chunk": (8, 7), "aux": (20,)}
+    extras = {"chunk": (steps, 7), "aux": (20,)}
     sizes = {name: (PIXELS, PIXELS) for name in cameras}
     with Writer.open(folder, sizes, fps, "arx_x5", extras, episodes_per_file=EPISODES) as out:
         for seed in range(episodes):
-            chunk = rng.normal(0, 0.01, (LENGTH, 8, 7)).astype(np.float32)
-            chunk[..., 6] = rng.random((LENGTH, 8)) > 0.5
+            chunk = rng.normal(0, 0.01, (LENGTH, steps, 7)).astype(np.float32)
+            chunk[..., 6] = rng.random((LENGTH, steps)) > 0.5
             out.add(
                 Episode(
                     images={
@@ -35,7 +38,7 @@ def random_data(folder: Path, fps: int = 10, cameras=CAMERAS, episodes: int = EP
                     state=rng.random((LENGTH, 10)).astype(np.float32),
                     action=chunk[:, 0],
                     instruction=SENTENCES[seed % 2],
-                    seed=seed,
+                    seed=first_seed + seed,
                     extras={"chunk": chunk, "aux": rng.random((LENGTH, 20)).astype(np.float32)},
                 )
             )

@@ -12,10 +12,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from distill_parts import LAYERS, random_data, random_teacher
+from distill_parts import EPISODES, LAYERS, random_data, random_teacher
 from safetensors.torch import load_file
 
-from actdistill_ros.contract.contract import ContractError
+from actdistill_ros.contract.contract import ACTION_NAMES, ContractError
+from actdistill_ros.contract.seeds import EVALUATION_SEED
 from actdistill_ros.data.episode import DataError
 from actdistill_ros.distill import command, controls, depth, losses, report
 from actdistill_ros.distill.graph import HeadConfig
@@ -298,12 +299,33 @@ def test_a_student_is_not_distilled_again(distilled, data):
         ({"fps": 5}, "frames per second 5, but .* was made for 10"),
         ({"cameras": ("front",)}, "Record it with camera wrist"),
         ({"episodes": 10}, "10 episodes are too few"),
+        ({"steps": 4}, r"chunk \(4, 7\), but .* was made for \(8, 7\)"),
     ],
 )
 def test_data_that_do_not_fit_the_teacher_are_refused(folder, tmp_path, change, reason):
     other = random_data(tmp_path / "other", **change)
     with pytest.raises(DistillError, match=reason):
         Teacher(folder, [other], "float32")
+
+
+def test_data_of_another_action_space_are_refused(folder, tmp_path):
+    other = random_data(tmp_path / "other")
+    info = other / "meta" / "info.json"
+    info.write_text(info.read_text().replace(f'"{ACTION_NAMES[0]}"', '"elbow"'))
+    with pytest.raises(DistillError, match="actions elbow, .* was made for"):
+        Teacher(folder, [other], "float32")
+
+
+def test_evaluation_seeds_are_never_learnt_from(folder, tmp_path):
+    last_good, first_bad = (EVALUATION_SEED - back for back in (EPISODES, EPISODES - 1))
+    Teacher(folder, [random_data(tmp_path / "good", first_seed=last_good)], "float32")
+    with pytest.raises(DataError, match="1 of 40 episodes with evaluation seeds .100000 … 100000."):
+        Teacher(folder, [random_data(tmp_path / "bad", first_seed=first_bad)], "float32")
+
+
+def test_a_batch_larger_than_the_data_is_refused(teacher, probing):
+    with pytest.raises(DistillError, match="batch 400 is more than the 234 samples to train on"):
+        student(teacher, probing, replace(SMALL, batch=400))
 
 
 def test_missing_data_and_missing_teachers_are_named(folder, data, tmp_path):

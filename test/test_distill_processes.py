@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +17,10 @@ from distill_parts import random_data, random_teacher
 from safetensors.torch import load_file
 
 from actdistill_ros.distill import command
+from actdistill_ros.distill.loop import DistillError
+from actdistill_ros.distill.ownership import owned
+from actdistill_ros.distill.processes import Processes
+from actdistill_ros.distill.teacher import Teacher
 from actdistill_ros.policy import checkpoint
 
 STEPS, KILL_AFTER = 30, 8
@@ -74,3 +79,51 @@ def test_two_processes_take_the_steps_of_one_and_only_the_main_one_writes_and_sp
     assert said.count("memory") == 1 and said.count(f"student {STEPS}/{STEPS}") == 1, said
     lines = (out.with_name("two.training") / "student.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [STEPS]
+
+
+def test_a_run_of_two_goes_on_along_the_same_curve_when_either_was_killed(words, alone, tmp_path):
+    out = tmp_path / "killed"
+    process, deadline = launch(words, out), time.monotonic() + 300
+    while not (out.with_name("killed.training") / "student.pt").exists() or state(out)["step"] < KILL_AFTER:
+        assert process.poll() is None and time.monotonic() < deadline, "it was to be killed in the middle of stage 2"
+    os.kill(worker(process, rank=1), signal.SIGKILL)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode != 0, said
+    assert not (out / checkpoint.WEIGHTS).exists(), "it was to be killed before its end"
+    again = launch(words, out, "--checkpointing")
+    said, _ = again.communicate(timeout=300)
+    assert again.returncode == 0 and "student: goes on at step" in said, said
+    assert_same(alone, out)
+
+
+def worker(launcher: subprocess.Popen, rank: int) -> int:
+    """The process id of one that the launcher started."""
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    ranks = {pid: Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid in children}
+    return next(int(pid) for pid, env in ranks.items() if f"RANK={rank}".encode() in env)
+
+
+# -- without a second process
+def test_a_batch_that_processes_cannot_split_evenly_is_refused():
+    assert Processes(2, 1).share(8) == slice(4, 8)
+    with pytest.raises(DistillError, match="batch 8 cannot be split evenly over 3 processes"):
+        Processes(3, 0).share(8)
+
+
+def test_shares_of_a_batch_are_its_rows(words):
+    teacher = Teacher(words[1], [words[3]], "float32")
+    whole = teacher.batcher.train(5, 2, 8)
+    for index in range(2):
+        rows = Processes(2, index).share(8)
+        share = teacher.batcher.train(5, 2, 8, rows)
+        for name in ("instruction", "state", "pose_known", "chunk"):
+            assert torch.equal(getattr(share, name), getattr(whole, name)[rows]), name
+        assert all(torch.equal(share.images[name], whole.images[name][rows]) for name in whole.images)
+
+
+def test_a_folder_of_training_has_one_run_at_a_time(words, alone):
+    work = alone.with_name("alone.training")
+    with owned(work), pytest.raises(DistillError, match=f"is at work in process {os.getpid()}; wait for it"):
+        command.run(parse(*words, "--out", alone))
+    with owned(work):
+        pass

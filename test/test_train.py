@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from distill_parts import random_data
 from safetensors.torch import load_file
 
 from actdistill_ros.contract.seeds import EVALUATION_SEED
@@ -75,6 +76,13 @@ def test_evaluation_seeds_are_never_recorded(tmp_path, capsys):
     words = ("--out", tmp_path / "x", "--episodes", 10, "--seed", EVALUATION_SEED - 5)
     assert collect.run(parse(collect, *words)) == 2
     assert "evaluation seeds" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_evaluation_seeds_are_never_trained_on(tmp_path):
+    data = random_data(tmp_path / "judging", episodes=2, first_seed=EVALUATION_SEED)
+    with pytest.raises(DataError, match="2 of 2 episodes with evaluation seeds"):
+        train.run(parse(train, "--data", data, "--out", tmp_path / "x"))
     assert not (tmp_path / "x").exists()
 
 

@@ -95,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
     _check_out(args.out, args.teacher, work)
     processes = Processes.launched()
     processes.share(args.batch)
+    estimate.check_weights(args.teacher, args.out.parent, processes)
     teacher = Teacher(args.teacher, args.data, args.dtype, processes, args.checkpointing)
     layers = teacher.model.config.layers
     _check_budgets(args, layers)

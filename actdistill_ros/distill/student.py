@@ -66,6 +66,11 @@ class Student:
     ) -> None:
         """heads: as stage 1 left them, kept for the teacher and copied for the student; place: (L,) see `Router`."""
         settings.check()
+        if settings.batch > len(teacher.samples.training):
+            raise DistillError(
+                f"batch {settings.batch} is more than the {len(teacher.samples.training)} samples to train on; "
+                "lower --batch, or record more."
+            )
         torch.manual_seed(settings.seed)
         self.name, self.steps, self.step = name, settings.steps, 0
         self.teacher, self._settings, self._layers = teacher, settings, len(place)

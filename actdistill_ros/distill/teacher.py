@@ -120,6 +120,12 @@ def _check_fit(folder: Path, contract: Contract, data: Path) -> None:
         raise DistillError(
             f"{data} has no column chunk: the expert's next actions. Record it with `actdistill collect`."
         )
+    names = features["action"].get("names") or ()
+    if tuple(names) != contract.action.names:
+        raise DistillError(
+            f"{data} has actions {', '.join(names) or 'without names'}, but {folder} was made for "
+            f"{', '.join(contract.action.names)}; convert them, or use data of its own kind."
+        )
     expected = {
         "frames per second": (1 / contract.action.period_s, found.info["fps"]),
         "chunk": ((contract.action.chunk, len(contract.action.names)), tuple(features["chunk"]["shape"])),
