@@ -11,6 +11,7 @@ from types import ModuleType
 COMMANDS = {
     "up": ("actdistill_ros.up", "bring the arm up: driver, cameras, policy, monitor"),
     "collect": ("actdistill_ros.data.collect", "record episodes of the scripted expert"),
+    "dataset import": ("actdistill_ros.data.importing", "a LeRobot or RLDS data set from elsewhere into one of ours"),
     "train": ("actdistill_ros.policy.train", "train a policy on recorded episodes"),
     "distill": ("actdistill_ros.distill.command", "distil a teacher into a student that runs a share of its layers"),
     "eval": ("actdistill_ros.trials.evaluate", "closed-loop success of a checkpoint in the simulator, without ROS"),
@@ -64,7 +65,7 @@ def usage(words: Sequence[str]) -> int:
     """The table; 0 if it was asked for, 2 if the words are no subcommand."""
     asked = bool(words) and words[0] in ("-h", "--help")
     group = [name for name in COMMANDS if words and name.startswith(f"{words[0]} ")]
-    lines = [f"  {name:<14}{text}" for name, (_, text) in COMMANDS.items() if not group or name in group]
+    lines = [f"  {name:<16}{text}" for name, (_, text) in COMMANDS.items() if not group or name in group]
     text = "\n".join(["usage: actdistill SUBCOMMAND …; actdistill SUBCOMMAND --help says more", "", *lines])
     if words and not asked and not group:
         print(f"actdistill: no subcommand {words[0]!r}\n", file=sys.stderr)

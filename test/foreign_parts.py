@@ -55,3 +55,29 @@ def picture(camera: str, number: int, frame: int) -> np.ndarray:
     left = 2 + 4 * frame
     image[height // 2 : height // 2 + 10, left : left + 10] = (210, 30, 40)
     return image
+
+
+def mapping(rlds: bool = False, **changes) -> dict:
+    """What a user would write for the sample data sets; `changes` replace entries of the first level."""
+    image, state = ("observation/", "observation/state") if rlds else ("observation.images.", "observation.state")
+
+    def pick(column: str, names: tuple[str, ...], first: int) -> dict:
+        return {"from": column, "columns": list(range(first, first + len(names))) if rlds else list(names)}
+
+    return {
+        "robot": "made_up_arm",
+        "fps": FPS,
+        "cameras": {"front": {"from": f"{image}top"}, "wrist": {"from": f"{image}hand"}},
+        "instruction": "language_instruction" if rlds else "task",
+        "state": {
+            "position": pick(state, STATE_NAMES[:3], 0),
+            "rotation": {**pick(state, STATE_NAMES[3:6], 3), "as": "rpy"},
+            "gripper": {**pick(state, STATE_NAMES[6:], 6), "closed": 0.0, "open": WIDEST_M},
+        },
+        "action": {
+            "kind": "deltas",
+            "position": pick("action", ACTION_NAMES[:3], 0),
+            "rotation": {**pick("action", ACTION_NAMES[3:6], 3), "as": "rpy"},
+            "gripper": {**pick("action", ACTION_NAMES[6:], 6), "closed": 0, "open": 1},
+        },
+    } | changes

@@ -10,13 +10,15 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
+from actdistill_ros.contract.action_spaces.convention import Start
+from actdistill_ros.contract.action_spaces.parts import Rotation
 from actdistill_ros.contract.chunk import ACTION_DIM, GRIPPER, ROTATION, TRANSLATION
 from actdistill_ros.contract.observation import ArmPose
 from actdistill_ros.contract.preprocess import state_vector
-from actdistill_ros.contract.rotation import from_quaternion_xyzw, from_rotation_vector, orthonormal, rotation_vector
+from actdistill_ros.contract.rotation import from_quaternion_xyzw, orthonormal, rotation_vector
 from actdistill_ros.control.pose import difference, integrate
 from actdistill_ros.data.episode import DataError, Episode
-from actdistill_ros.data.mapping import CameraColumn, Columns, Gripper, Mapping, PoseColumns, indices
+from actdistill_ros.data.mapping import CameraColumn, Columns, Deltas, Gripper, Mapping, PoseColumns, Poses, indices
 from actdistill_ros.data.source import Recorded, Source
 
 NO_SEED = -1
@@ -85,14 +87,7 @@ class Converter:
     def _opening(self, recorded: Recorded, gripper: Gripper, where: str) -> np.ndarray:
         """(T,) 0 closed … 1 open."""
         values = self._numbers(recorded, gripper.columns, where)[:, 0]
-        opening = (values - gripper.closed) / (gripper.open - gripper.closed)
-        outside = np.flatnonzero((opening < -GRIPPER_SLACK) | (opening > 1 + GRIPPER_SLACK))
-        if len(outside):
-            raise DataError(
-                f"frame {outside[0]} of {where} has the gripper at {values[outside[0]]:g} in {gripper.columns.source}, "
-                f"expected {gripper.closed:g} closed to {gripper.open:g} open; correct closed and open in the mapping."
-            )
-        return np.clip(opening, 0.0, 1.0)
+        return _opening(values, gripper.closed, gripper.open, f"{gripper.columns.source} of {where}")
 
     def _poses(self, recorded: Recorded, pose: PoseColumns, what: str, where: str) -> list[tuple]:
         """(position (3,) [m], rotation (3, 3), opening) of each frame."""
@@ -108,19 +103,21 @@ class Converter:
     def _deltas(self, recorded: Recorded, state: list[tuple], where: str) -> np.ndarray:
         """(T, 7) float64 in the order of `ACTION_NAMES`, at the source's rate."""
         action = self.mapping.action
-        if action.kind == "state":
-            moves = _between(state[0], [*state[1:], state[-1]])
-        elif action.kind == "poses":
-            moves = _between(state[0], self._poses(recorded, action.columns, "action", where))
+        if isinstance(action, Deltas):
+            told = np.column_stack([self._numbers(recorded, columns, where) for columns in action.columns])
+            self._check_gripper(told[:, GRIPPER], action, where)
+            moves = action.convention.to_product(told, Start(ArmPose(*state[0][:2]), state[0][2]))
+        elif isinstance(action, Poses):
+            moves = _between(state[0], self._poses(recorded, action.pose, "action", where))
         else:
-            steps = self._poses(recorded, action.columns, "action", where)
-            moves = np.array([[*p, *rotation_vector(r), o] for p, r, o in steps])
-            if action.frame == "tool":
-                bases = np.stack([rotation for _, rotation, _ in state])
-                moves[:, TRANSLATION] = np.einsum("tij,tj->ti", bases, moves[:, TRANSLATION])
-                moves[:, ROTATION] = np.einsum("tij,tj->ti", bases, moves[:, ROTATION])
+            moves = _between(state[0], [*state[1:], state[-1]])
         self._check_units(moves, where)
         return moves
+
+    def _check_gripper(self, told: np.ndarray, action: Deltas, where: str) -> None:
+        gripper = action.convention.gripper
+        if not gripper.relative:
+            _opening(told, gripper.closed, gripper.open, f"{action.columns[-1].source} of {where}")
 
     def _check_units(self, moves: np.ndarray, where: str) -> None:
         far = np.linalg.norm(moves[:, TRANSLATION], axis=1), np.linalg.norm(moves[:, ROTATION], axis=1)
@@ -165,6 +162,18 @@ class Converter:
         return images
 
 
+def _opening(values: np.ndarray, closed: float, opened: float, where: str) -> np.ndarray:
+    """(T,) readings to 0 closed … 1 open; DataError if they are not between the two."""
+    opening = (values - closed) / (opened - closed)
+    outside = np.flatnonzero((opening < -GRIPPER_SLACK) | (opening > 1 + GRIPPER_SLACK))
+    if len(outside):
+        raise DataError(
+            f"frame {outside[0]} in {where} has the gripper at {values[outside[0]]:g}, expected {closed:g} closed to "
+            f"{opened:g} open; correct closed and open, or the convention, in the mapping."
+        )
+    return np.clip(opening, 0.0, 1.0)
+
+
 def chunks(action: np.ndarray, size: int = CHUNK) -> np.ndarray:
     """(T, 7) actions to (T, size, 7): each frame's own action and those after it; past the end the arm holds."""
     hold = np.zeros((size - 1, ACTION_DIM))
@@ -193,12 +202,6 @@ def _decimated(action: np.ndarray, stride: int) -> np.ndarray:
     return np.array(result)
 
 
-def from_roll_pitch_yaw(rpy_rad: np.ndarray) -> np.ndarray:
-    """(3,) about the fixed x, then y, then z axis [rad], to (3, 3)."""
-    roll, pitch, yaw = np.eye(3) * rpy_rad[:, None]
-    return from_rotation_vector(yaw) @ from_rotation_vector(pitch) @ from_rotation_vector(roll)
-
-
 def _from_columns(six: np.ndarray) -> np.ndarray:
     """(6,) first two columns of the matrix, to (3, 3)."""
     first, second = six[:3], six[3:]
@@ -218,8 +221,8 @@ def _from_quaternion(xyzw: np.ndarray) -> np.ndarray:
 
 
 ROTATION_READERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "rpy": from_roll_pitch_yaw,
-    "rotvec": from_rotation_vector,
+    "rpy": Rotation.EULER.matrix,
+    "rotvec": Rotation.VECTOR.matrix,
     "quat_xyzw": _from_quaternion,
     "quat_wxyz": lambda q: _from_quaternion(np.roll(q, -1)),
     "columns": _from_columns,

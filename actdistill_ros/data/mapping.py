@@ -10,15 +10,21 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from actdistill_ros.contract.action_spaces import parts
+from actdistill_ros.contract.action_spaces.convention import Convention
+from actdistill_ros.contract.action_spaces.known import convention
+from actdistill_ros.contract.action_spaces.parts import Frame, Rotation
+from actdistill_ros.contract.chunk import ACTION_DIM
+from actdistill_ros.contract.contract import ContractError
 from actdistill_ros.data.episode import DataError
 from actdistill_ros.data.source import Source, describe
 
 ROTATIONS = {"rpy": 3, "rotvec": 3, "quat_xyzw": 4, "quat_wxyz": 4, "columns": 6, "matrix": 9}
 """How a rotation may be written, and in how many numbers: roll-pitch-yaw about the fixed x, y, z axes; rotation vector;
 quaternions; the first two columns of the matrix; the matrix row by row."""
-DELTA_ROTATIONS = ("rpy", "rotvec")
+DELTA_ROTATIONS = {"rpy": Rotation.EULER, "rotvec": Rotation.VECTOR}
 KINDS = ("deltas", "poses", "state")
-FRAMES = ("base", "tool")
+FRAMES = {frame.value: frame for frame in Frame}
 LAST_STEPS = ("keep", "drop")
 
 
@@ -51,12 +57,23 @@ class PoseColumns:
 
 
 @dataclass(frozen=True)
-class ActionColumns:
-    """kind: `deltas` from pose to pose, `poses` to reach, or the way the `state` went on; frame: of the deltas."""
+class Deltas:
+    """Seven numbers, of one column or of several, in an action space that is known by name or spelt out here."""
 
-    kind: str
-    columns: PoseColumns | None
-    frame: str = "base"
+    columns: tuple[Columns, ...]
+    convention: Convention
+
+
+@dataclass(frozen=True)
+class Poses:
+    """Where the arm was told to be."""
+
+    pose: PoseColumns
+
+
+@dataclass(frozen=True)
+class Achieved:
+    """No actions were recorded, or none that can be used: what the state did until the next frame counts as told."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +95,7 @@ class Mapping:
     cameras: Table[str, CameraColumn]
     instruction: str
     state: PoseColumns
-    action: ActionColumns
+    action: Deltas | Poses | Achieved
     last_step: str = "keep"
 
     @property
@@ -89,8 +106,9 @@ class Mapping:
     @property
     def numbers(self) -> list[Columns]:
         """All columns of numbers that are read."""
-        poses = [self.state] + ([self.action.columns] if self.action.columns else [])
-        return [each for pose in poses for each in (pose.position, pose.rotation, pose.gripper.columns)]
+        poses = [self.state] + ([self.action.pose] if isinstance(self.action, Poses) else [])
+        deltas = self.action.columns if isinstance(self.action, Deltas) else ()
+        return [*deltas, *(each for pose in poses for each in (pose.position, pose.rotation, pose.gripper.columns))]
 
     def keys(self) -> list[str]:
         """Every column of the source that is read, once."""
@@ -108,7 +126,7 @@ def load(path: Path) -> Mapping:
         raise DataError(f"mapping {path} is neither YAML nor JSON: {error}") from error
     try:
         return _mapping(_Entry(body, "mapping"))
-    except DataError as error:
+    except (DataError, ContractError) as error:
         raise DataError(f"{path}: {error}") from None
 
 
@@ -119,11 +137,13 @@ def check_fit(mapping: Mapping, source: Source) -> None:
     _of_kind(source, mapping.instruction, "text", "instruction")
     for columns in mapping.numbers:
         _of_kind(source, columns.source, "number", "state or action")
-    for what, pose in (("state", mapping.state), ("action", mapping.action.columns)):
-        if pose is not None:
-            _check_width(source, pose.position, 3, f"{what}.position")
-            _check_width(source, pose.rotation, ROTATIONS[pose.written_as], f"{what}.rotation as {pose.written_as}")
-            _check_width(source, pose.gripper.columns, 1, f"{what}.gripper")
+    _check_pose(source, mapping.state, "state")
+    if isinstance(mapping.action, Poses):
+        _check_pose(source, mapping.action.pose, "action")
+    if isinstance(mapping.action, Deltas):
+        widths = {1: (ACTION_DIM,), 3: (3, 3, 1)}[len(mapping.action.columns)]
+        for columns, width in zip(mapping.action.columns, widths, strict=True):
+            _check_width(source, columns, width, "action")
     if source.fps is not None and abs(source.fps - mapping.source_fps) > 1e-3 * source.fps:
         raise DataError(
             f"the mapping says fps.source {mapping.source_fps:g}, {source.folder} was recorded at {source.fps:g}; "
@@ -148,6 +168,12 @@ def indices(columns: Columns, source: Source) -> list[int]:
                 f"{columns.source} has no element {each!r}; it has {width}: {', '.join(field.names or ('no names',))}."
             )
     return found
+
+
+def _check_pose(source: Source, pose: PoseColumns, what: str) -> None:
+    _check_width(source, pose.position, 3, f"{what}.position")
+    _check_width(source, pose.rotation, ROTATIONS[pose.written_as], f"{what}.rotation as {pose.written_as}")
+    _check_width(source, pose.gripper.columns, 1, f"{what}.gripper")
 
 
 def _of_kind(source: Source, key: str, kind: str, what: str) -> None:
@@ -271,9 +297,17 @@ def _gripper(entry: _Entry) -> Gripper:
     return Gripper(_columns(entry), closed, opened)
 
 
-def _action(entry: _Entry) -> ActionColumns:
+def _action(entry: _Entry) -> Deltas | Poses | Achieved:
+    if "convention" in entry.names():
+        known = convention(entry.take("convention", str))
+        return Deltas((_columns(entry),), known)
     kind = entry.choice("kind", KINDS)
     if kind == "state":
-        return ActionColumns(kind, None)
-    frame = entry.choice("frame", FRAMES, "base") if kind == "deltas" else "base"
-    return ActionColumns(kind, _pose(entry, DELTA_ROTATIONS if kind == "deltas" else tuple(ROTATIONS)), frame)
+        return Achieved()
+    if kind == "poses":
+        return Poses(_pose(entry))
+    frame = FRAMES[entry.choice("frame", tuple(FRAMES), "base")]
+    pose = _pose(entry, tuple(DELTA_ROTATIONS))
+    gripper = parts.Gripper(pose.gripper.closed, pose.gripper.open)
+    spelt_out = Convention("of the mapping", DELTA_ROTATIONS[pose.written_as], gripper, "the mapping", frame=frame)
+    return Deltas((pose.position, pose.rotation, pose.gripper.columns), spelt_out)

@@ -55,7 +55,8 @@ class Dataset:
         info = read_info(folder)
         if not info["total_episodes"]:
             raise DataError(
-                f"{folder} has no episodes yet; record some; if a recording was cut off, repeat its `actdistill collect`."
+                f"{folder} has no episodes yet; record some; if a recording was cut off, repeat its `actdistill collect` "
+                "or `actdistill dataset import`."
             )
         table = read_table(folder / layout.EPISODES, "episodes table")
         cameras = [key.removeprefix(layout.IMAGES) for key in layout.video_keys(info["features"])]
@@ -67,12 +68,12 @@ class Dataset:
             raise DataError(
                 f"{folder} promises {info['total_episodes']} episodes, its table has {len(rows)}, and data files "
                 f"{sorted(known - present) or 'none'} are missing; copy it again, "
-                "or repeat its `actdistill collect` to record them again."
+                "or repeat its `actdistill collect` or `actdistill dataset import`."
             )
         if present - known:
             raise DataError(
                 f"{folder} has data files {sorted(present - known)} that meta/ does not know; "
-                "repeat its `actdistill collect`."
+                "repeat its `actdistill collect` or `actdistill dataset import`."
             )
         return cls(folder, info, rows)
 
