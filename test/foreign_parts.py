@@ -1,7 +1,7 @@
-"""The episodes that the sample data sets under test/data/ hold, as formulas; numpy alone, so that any writer can use it.
+"""The episodes of the sample data sets under test/data/, as formulas; numpy alone, so that any writer can use it.
 
-A made-up arm moves by small deltas in its base frame; its state is the pose that it was last told to reach, as position,
-roll-pitch-yaw and the gripper's width.
+A made-up arm moves by small deltas in its base frame; its state is the pose that it was last told to reach, as
+position, roll-pitch-yaw and the gripper's width.
 """
 
 from __future__ import annotations

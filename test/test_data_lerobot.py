@@ -367,7 +367,9 @@ def test_a_data_set_that_is_being_recorded_says_so(recorded):
     out = writer(recorded)
     out.add(episode(5))
     out.add(episode(6))
-    with pytest.raises(DataError, match=r"has data files \[3\] that meta/ does not know; repeat its `actdistill collect`"):
+    with pytest.raises(
+        DataError, match=r"has data files \[3\] that meta/ does not know; repeat its `actdistill collect`"
+    ):
         Dataset.open(recorded)
     out.close()
     assert len(Dataset.open(recorded).episodes) == 7

@@ -1,4 +1,4 @@
-"""LeRobot data sets of others: what the lerobot package wrote in layouts v2.1 and v3.0 comes back, and faults are named."""
+"""LeRobot data sets of others: what the lerobot package wrote, v2.1 and v3.0, comes back, and faults are named."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The mapping file and what it makes of numbers: units, frames and conventions change once, or the import is refused."""
+"""The mapping file and what it makes of numbers: units, frames and conventions change once, or nothing is imported."""
 
 import json
 from pathlib import Path
@@ -9,6 +9,7 @@ from foreign_parts import episode, mapping
 
 from actdistill_ros.contract.observation import ArmPose
 from actdistill_ros.contract.rotation import from_rotation_vector, to_quaternion_xyzw
+from actdistill_ros.control.kinematics import forward
 from actdistill_ros.control.pose import integrate
 from actdistill_ros.data.conversion import ROTATION_READERS, Converter, chunks
 from actdistill_ros.data.episode import DataError, Episode
@@ -84,6 +85,11 @@ def moves(length: int = 6) -> np.ndarray:
     action = np.column_stack([rng.normal(0, 0.01, (length, 3)), rng.normal(0, 0.1, (length, 3)), np.ones(length)])
     action[length // 2 :, 6] = 0.0
     return action
+
+
+def state_at(*columns: str) -> dict:
+    """The sample's state with its position read from other columns."""
+    return {**mapping()["state"], "position": {"from": "observation.state", "columns": list(columns)}}
 
 
 START = ArmPose(np.array([0.3, 0.1, 0.2]), from_rotation_vector(np.array([0.1, 1.4, -0.2])))
@@ -204,6 +210,28 @@ def test_half_the_rate_composes_two_actions_into_one(converter, recorded):
     assert [int(image.mean() / 20 + 0.5) for image in found.images["front"]] == [0, 2, 4, 6]
 
 
+def test_the_joints_of_an_x5_are_poses_too(converter, recorded):
+    action = moves()
+    joints = np.linspace([0.1, 0.9, 0.8, -0.5, 0.1, 0.2], [0.3, 1.2, 0.9, -0.6, 0.2, 0.1], 7)
+    poses = [forward(angles) for angles in joints]
+    state = np.column_stack([joints[:-1], np.ones(6)])
+    told = np.column_stack([joints[1:], action[:, 6]])
+    pick = {"joints": {"from": "observation.state", "columns": list(SEVEN[:6])}}
+    body, folder = recorded(state, told)
+    body["state"] = pick | {"gripper": body["state"]["gripper"]}
+    gripper = {"from": "action", "columns": ["g"], "closed": 0, "open": 1}
+    body["action"] = {"kind": "poses", "joints": {**pick["joints"], "from": "action"}, "gripper": gripper}
+    found = convert(converter(body, folder))
+    assert np.allclose(found.state[:, :3], [pose.position_m for pose in poses[:-1]], atol=1e-6)
+    for each, before, after in zip(found.action, poses[:-1], poses[1:], strict=True):
+        reached = integrate(before, each[:3].astype(float), each[3:6].astype(float))
+        assert np.allclose(reached.position_m, after.position_m, atol=1e-6)
+        assert np.allclose(reached.rotation, after.rotation, atol=1e-5)
+    body["state"]["joints"]["scale"] = 57.3
+    with pytest.raises(DataError, match=r"frame 0 of episode 0 .* has joint 1 at 5\.73 rad, an ARX X5 reaches -3\.14"):
+        convert(converter(body, folder))
+
+
 def test_the_last_step_is_dropped_where_its_action_means_nothing(converter):
     whole, shorter = convert(converter(mapping())), convert(converter(mapping(last_step="drop")))
     assert len(shorter) == len(whole) - 1 and np.array_equal(shorter.action, whole.action[:-1])
@@ -270,7 +298,10 @@ def test_an_empty_or_second_sentence_is_refused(converter):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"cameras": {"front": {"from": "observation.images.left"}}}, r"no 'observation\.images\.left' .* images: observation\.images\.top \[48, 64, 3\], observation\.images\.hand"),
+        (
+            {"cameras": {"front": {"from": "observation.images.left"}}},
+            r"no 'observation\.images\.left' .* images: observation\.images\.top \[48, 64, 3\], observation\.images\.h",
+        ),
         ({"cameras": {"front": {"from": "action"}}}, "'action' is a column of numbers .* expected images"),
         ({"cameras": {}}, "cameras is empty"),
         ({"cameras": {"front": {"from": "observation.images.top", "size": [33, 32]}}}, "expected .* in even numbers"),
@@ -279,12 +310,15 @@ def test_an_empty_or_second_sentence_is_refused(converter):
         ({"fps": 30}, r"the mapping says fps\.source 30, .* was recorded at 10"),
         ({"fps": {"source": 10, "target": 4}}, "go into the source a whole number of times"),
         ({"fps": "fast"}, "fps is 'fast', expected dict or int or float"),
-        ({"action": {"convention": "libero_rdls", "from": "action"}}, "no action space 'libero_rdls'.*Did you mean libero_rlds"),
+        (
+            {"action": {"convention": "libero_rdls", "from": "action"}},
+            "no action space 'libero_rdls'.*Did you mean libero_rlds",
+        ),
         ({"action": {"kind": "joints"}}, "kind is 'joints', expected one of deltas, poses, state"),
         ({"last_step": "maybe"}, "expected one of keep, drop"),
         ({"colour": "red"}, "has an unknown entry 'colour'"),
-        ({"state": {"position": {"from": "observation.state", "columns": ["x", "y", "w"]}, **{k: v for k, v in mapping()["state"].items() if k != "position"}}}, "has no element 'w'; it has 7: x, y, z, roll"),
-        ({"state": {"position": {"from": "observation.state", "columns": ["x", "y"]}, **{k: v for k, v in mapping()["state"].items() if k != "position"}}}, r"state\.position takes 3 numbers, the mapping gives 2"),
+        ({"state": state_at("x", "y", "w")}, "has no element 'w'; it has 7: x, y, z, roll"),
+        ({"state": state_at("x", "y")}, r"state\.position takes 3 numbers, the mapping gives 2"),
     ],
 )  # fmt: skip
 def test_a_mapping_that_does_not_fit_is_refused_with_what_there_is(converter, changes, text):

@@ -1,4 +1,4 @@
-"""Writes test/data/lerobot_*: tiny data sets by the lerobot package itself, once per layout. Not needed to run the tests.
+"""Writes test/data/lerobot_*: tiny data sets by the lerobot package itself, once per layout; no test needs it.
 
 In an environment of its own (lerobot's pins are not this package's), from the root of the checkout:
 

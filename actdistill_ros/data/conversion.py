@@ -16,9 +16,21 @@ from actdistill_ros.contract.chunk import ACTION_DIM, GRIPPER, ROTATION, TRANSLA
 from actdistill_ros.contract.observation import ArmPose
 from actdistill_ros.contract.preprocess import state_vector
 from actdistill_ros.contract.rotation import from_quaternion_xyzw, orthonormal, rotation_vector
+from actdistill_ros.control.kinematics import forward
+from actdistill_ros.control.limits import JOINT_MAX, JOINT_MIN
 from actdistill_ros.control.pose import difference, integrate
 from actdistill_ros.data.episode import DataError, Episode
-from actdistill_ros.data.mapping import CameraColumn, Columns, Deltas, Gripper, Mapping, PoseColumns, Poses, indices
+from actdistill_ros.data.mapping import (
+    CameraColumn,
+    Columns,
+    Deltas,
+    Gripper,
+    Joints,
+    Mapping,
+    PoseColumns,
+    Poses,
+    indices,
+)
 from actdistill_ros.data.source import Recorded, Source
 
 NO_SEED = -1
@@ -30,11 +42,12 @@ LARGEST_STEP_M, LARGEST_STEP_RAD = 0.3, 1.6
 GRIPPER_SLACK = 0.1
 """Of the gripper's range: how far a reading may lie outside it."""
 ROTATION_SLACK = 0.02
+JOINT_SLACK_RAD = 0.1
 
 
 @dataclass(frozen=True)
 class Converter:
-    """`convert` makes episodes; frames (H, W) of each camera are known beforehand, so that all episodes are alike."""
+    """`convert` makes episodes; the (H, W) of each camera is known beforehand, so that all episodes are alike."""
 
     mapping: Mapping
     source: Source
@@ -44,7 +57,7 @@ class Converter:
         return {name: self._size(camera) for name, camera in self.mapping.cameras.items()}
 
     def convert(self, recorded: Recorded) -> Episode:
-        """Raises DataError, which names the episode and frame, for what is not finite, not in its range, or not alike."""
+        """Raises DataError, which names episode and frame, for what is not finite, not in its range, or not alike."""
         where = f"episode {recorded.index} of {self.source.folder}"
         stop = recorded.length - (self.mapping.last_step == "drop")
         kept = np.arange(0, stop, self.mapping.stride)
@@ -89,16 +102,31 @@ class Converter:
         values = self._numbers(recorded, gripper.columns, where)[:, 0]
         return _opening(values, gripper.closed, gripper.open, f"{gripper.columns.source} of {where}")
 
-    def _poses(self, recorded: Recorded, pose: PoseColumns, what: str, where: str) -> list[tuple]:
+    def _poses(self, recorded: Recorded, pose: PoseColumns | Joints, what: str, where: str) -> list[tuple]:
         """(position (3,) [m], rotation (3, 3), opening) of each frame."""
+        openings = self._opening(recorded, pose.gripper, where).tolist()
+        if isinstance(pose, Joints):
+            reached = [forward(angles) for angles in self._angles(recorded, pose, where)]
+            return [(tcp.position_m, tcp.rotation, o) for tcp, o in zip(reached, openings, strict=True)]
         positions = self._numbers(recorded, pose.position, where)
         written = self._numbers(recorded, pose.rotation, where)
-        openings = self._opening(recorded, pose.gripper, where)
         read = ROTATION_READERS[pose.written_as]
         try:
-            return [(p, read(r), float(o)) for p, r, o in zip(positions, written, openings, strict=True)]
+            return [(p, read(r), o) for p, r, o in zip(positions, written, openings, strict=True)]
         except ValueError as error:
             raise DataError(f"{what}.rotation of {where} is not {pose.written_as}: {error}.") from error
+
+    def _angles(self, recorded: Recorded, joints: Joints, where: str) -> np.ndarray:
+        """(T, 6) [rad], within the arm's limits."""
+        angles = self._numbers(recorded, joints.angles, where)
+        outside = np.argwhere((angles < JOINT_MIN - JOINT_SLACK_RAD) | (angles > JOINT_MAX + JOINT_SLACK_RAD))
+        if len(outside):
+            frame, joint = outside[0]
+            raise DataError(
+                f"frame {frame} of {where} has joint {joint + 1} at {angles[frame, joint]:.2f} rad, an ARX X5 reaches "
+                f"{JOINT_MIN[joint]:.2f} to {JOINT_MAX[joint]:.2f}: it is in degrees (give a scale), or of another arm."
+            )
+        return angles
 
     def _deltas(self, recorded: Recorded, state: list[tuple], where: str) -> np.ndarray:
         """(T, 7) float64 in the order of `ACTION_NAMES`, at the source's rate."""
@@ -125,8 +153,8 @@ class Converter:
             frame = int(np.argmax(distance))
             if distance[frame] > largest:
                 raise DataError(
-                    f"frame {frame} of {where} moves by {distance[frame]:.2f} {unit}, more than {largest} {unit} in one "
-                    "step: its actions are normalised, or in another unit, or not deltas. Correct kind or scale."
+                    f"frame {frame} of {where} moves by {distance[frame]:.2f} {unit}, more than {largest} {unit} in "
+                    "one step: its actions are normalised, or in another unit, or not deltas. Correct kind or scale."
                 )
 
     def _size(self, camera: CameraColumn) -> tuple[int, int]:

@@ -40,8 +40,8 @@ def decode_at(path: Path, start_s: float, fps: float, count: int) -> Iterator[np
                     continue
                 if abs(time - expected) > TOLERANCE / fps:
                     raise DataError(
-                        f"video {path} has a frame at {time:.3f} s where one is expected at {expected:.3f} s: it does not "
-                        f"run at {fps:g} frames per second, or frames are missing."
+                        f"video {path} has a frame at {time:.3f} s where one is expected at {expected:.3f} s: it does "
+                        f"not run at {fps:g} frames per second, or frames are missing."
                     )
                 yield _rgb(frame)
                 given += 1
@@ -74,7 +74,7 @@ def check_whole(path: Path) -> None:
 
 
 def _rgb(frame: av.VideoFrame) -> np.ndarray:
-    """In the colours that the file is tagged with; untagged ones are BT.601, as the encoders of small videos leave them."""
+    """In the colours that the file is tagged with; untagged ones are BT.601, as most encoders leave them."""
     space = Colorspace.ITU709 if frame.colorspace == _BT709 else Colorspace.ITU601
     limits = ColorRange.JPEG if frame.color_range == ColorRange.JPEG else ColorRange.MPEG
     return frame.reformat(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from actdistill_ros.data import foreign_video
 from actdistill_ros.data.episode import DataError
@@ -54,8 +55,8 @@ class LeRobotSource:
             found = len(places), sum(place.length for place in places)
             if promised != found or not places:
                 raise DataError(
-                    f"{folder}/meta/info.json promises {promised[0]} episodes of {promised[1]} frames, the list of episodes "
-                    f"has {found[0]} of {found[1]}; copy the data set again."
+                    f"{folder}/meta/info.json promises {promised[0]} episodes of {promised[1]} frames, the list of "
+                    f"episodes has {found[0]} of {found[1]}; copy the data set again."
                 )
             return cls(folder, info, sorted(places, key=lambda place: place.index), tasks)
         except (KeyError, TypeError, AttributeError) as error:
@@ -88,14 +89,17 @@ class LeRobotSource:
         return self.info["features"][key]["dtype"] == "video"
 
     def _table(self, path: Path, stored: Sequence[str]) -> pa.Table:
-        table = read_table(path, "data file")
-        needed = [*stored, "episode_index", "frame_index", "timestamp", "task_index"]
-        if missing := [name for name in needed if name not in table.column_names]:
-            raise DataError(
-                f"{path} has no column {', '.join(missing)}; it has {', '.join(table.column_names)}. "
-                "meta/info.json and the data disagree: copy the data set again."
-            )
-        return table.select(list(dict.fromkeys(needed)))
+        needed = list(dict.fromkeys([*stored, "episode_index", "frame_index", "timestamp", "task_index"]))
+        try:
+            names = pq.read_schema(path).names
+            if missing := [name for name in needed if name not in names]:
+                raise DataError(
+                    f"{path} has no column {', '.join(missing)}; it has {', '.join(names)}. meta/info.json and the "
+                    "data disagree: copy the data set again."
+                )
+            return pq.read_table(path, columns=needed)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"data file {path} cannot be read ({error}); it was damaged, copy it again.") from error
 
     def _episode(self, place: Place, table: pa.Table, stored: Sequence[str]) -> Recorded:
         where = f"episode {place.index} in {place.data}"
@@ -118,8 +122,8 @@ class LeRobotSource:
         if not late.max() <= foreign_video.TOLERANCE:
             frame = int(np.argmax(np.nan_to_num(late, nan=np.inf)))
             raise DataError(
-                f"frame {frame} of {where} has time {times[frame] - times[0]:.3f} s, expected {expected[frame]:.3f} s at "
-                f"{self.fps:g} frames per second: the rate in meta/info.json is not that of the data."
+                f"frame {frame} of {where} has time {times[frame] - times[0]:.3f} s, expected {expected[frame]:.3f} s "
+                f"at {self.fps:g} frames per second: the rate in meta/info.json is not that of the data."
             )
 
     def _column(self, key: str, column: pa.ChunkedArray, where: str) -> np.ndarray:

@@ -55,6 +55,24 @@ class PoseColumns:
     written_as: str
     gripper: Gripper
 
+    @property
+    def widths(self) -> list[tuple[str, Columns, int]]:
+        """What is read, and how many numbers each is."""
+        rotation = f"rotation as {self.written_as}", self.rotation, ROTATIONS[self.written_as]
+        return [("position", self.position, 3), rotation, ("gripper", self.gripper.columns, 1)]
+
+
+@dataclass(frozen=True)
+class Joints:
+    """The pose of an ARX X5 by the angles of its six joints [rad]; gripper."""
+
+    angles: Columns
+    gripper: Gripper
+
+    @property
+    def widths(self) -> list[tuple[str, Columns, int]]:
+        return [("joints", self.angles, 6), ("gripper", self.gripper.columns, 1)]
+
 
 @dataclass(frozen=True)
 class Deltas:
@@ -68,7 +86,7 @@ class Deltas:
 class Poses:
     """Where the arm was told to be."""
 
-    pose: PoseColumns
+    pose: PoseColumns | Joints
 
 
 @dataclass(frozen=True)
@@ -94,7 +112,7 @@ class Mapping:
     fps: int
     cameras: Table[str, CameraColumn]
     instruction: str
-    state: PoseColumns
+    state: PoseColumns | Joints
     action: Deltas | Poses | Achieved
     last_step: str = "keep"
 
@@ -108,7 +126,7 @@ class Mapping:
         """All columns of numbers that are read."""
         poses = [self.state] + ([self.action.pose] if isinstance(self.action, Poses) else [])
         deltas = self.action.columns if isinstance(self.action, Deltas) else ()
-        return [*deltas, *(each for pose in poses for each in (pose.position, pose.rotation, pose.gripper.columns))]
+        return [*deltas, *(columns for pose in poses for _, columns, _ in pose.widths)]
 
     def keys(self) -> list[str]:
         """Every column of the source that is read, once."""
@@ -117,7 +135,7 @@ class Mapping:
 
 
 def load(path: Path) -> Mapping:
-    """Read the file (YAML or JSON). Raises DataError that names the entry that is missing, unknown or of a wrong kind."""
+    """Read the file (YAML or JSON); DataError names the entry that is missing, unknown or of a wrong kind."""
     try:
         body = yaml.safe_load(path.read_text())
     except FileNotFoundError:
@@ -170,10 +188,9 @@ def indices(columns: Columns, source: Source) -> list[int]:
     return found
 
 
-def _check_pose(source: Source, pose: PoseColumns, what: str) -> None:
-    _check_width(source, pose.position, 3, f"{what}.position")
-    _check_width(source, pose.rotation, ROTATIONS[pose.written_as], f"{what}.rotation as {pose.written_as}")
-    _check_width(source, pose.gripper.columns, 1, f"{what}.gripper")
+def _check_pose(source: Source, pose: PoseColumns | Joints, what: str) -> None:
+    for name, columns, width in pose.widths:
+        _check_width(source, columns, width, f"{what}.{name}")
 
 
 def _of_kind(source: Source, key: str, kind: str, what: str) -> None:
@@ -275,12 +292,16 @@ def _camera(entry: _Entry) -> CameraColumn:
     return camera
 
 
-def _pose(entry: _Entry, rotations: Sequence[str] = tuple(ROTATIONS)) -> PoseColumns:
-    rotation = entry.table("rotation")
+def _pose(entry: _Entry) -> PoseColumns | Joints:
+    if "joints" in entry.names():
+        return Joints(_columns(entry.table("joints")), _gripper(entry.table("gripper")))
+    return _written_pose(entry, tuple(ROTATIONS))
+
+
+def _written_pose(entry: _Entry, rotations: Sequence[str]) -> PoseColumns:
+    rotation, position = entry.table("rotation"), entry.table("position")
     written_as = rotation.choice("as", rotations)
-    return PoseColumns(
-        _columns(entry.table("position")), _columns(rotation), written_as, _gripper(entry.table("gripper"))
-    )
+    return PoseColumns(_columns(position), _columns(rotation), written_as, _gripper(entry.table("gripper")))
 
 
 def _columns(entry: _Entry) -> Columns:
@@ -307,7 +328,7 @@ def _action(entry: _Entry) -> Deltas | Poses | Achieved:
     if kind == "poses":
         return Poses(_pose(entry))
     frame = FRAMES[entry.choice("frame", tuple(FRAMES), "base")]
-    pose = _pose(entry, tuple(DELTA_ROTATIONS))
+    pose = _written_pose(entry, tuple(DELTA_ROTATIONS))
     gripper = parts.Gripper(pose.gripper.closed, pose.gripper.open)
     spelt_out = Convention("of the mapping", DELTA_ROTATIONS[pose.written_as], gripper, "the mapping", frame=frame)
     return Deltas((pose.position, pose.rotation, pose.gripper.columns), spelt_out)

@@ -55,8 +55,8 @@ class Dataset:
         info = read_info(folder)
         if not info["total_episodes"]:
             raise DataError(
-                f"{folder} has no episodes yet; record some; if a recording was cut off, repeat its `actdistill collect` "
-                "or `actdistill dataset import`."
+                f"{folder} has no episodes yet; record some; if a recording was cut off, repeat its "
+                "`actdistill collect` or `actdistill dataset import`."
             )
         table = read_table(folder / layout.EPISODES, "episodes table")
         cameras = [key.removeprefix(layout.IMAGES) for key in layout.video_keys(info["features"])]

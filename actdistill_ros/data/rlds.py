@@ -70,7 +70,7 @@ class RldsSource:
         leaves = list(_walk(features, (), False, False, folder / "features.json"))
         if not any(leaf.per_step for leaf in leaves):
             raise DataError(
-                f"{folder}/features.json has no data set `steps`; only RLDS data sets, with steps in episodes, are read."
+                f"{folder}/features.json has no data set `steps`; only RLDS data sets, episodes of steps, are read."
             )
         return cls(folder, str(info.get("name", "unknown")), shards, counts, leaves)
 
@@ -78,7 +78,7 @@ class RldsSource:
         for path, promised in zip(self._shards, self._counts, strict=True):
             if (found := len(tfrecord.lengths(path))) != promised:
                 raise DataError(
-                    f"{path} has {found} episodes, dataset_info.json promises {promised}; it was cut off, copy it again."
+                    f"{path} has {found} episodes, dataset_info.json promises {promised}; it was cut, copy it again."
                 )
 
     def read(self, keys: Sequence[str], wanted: Callable[[int], bool]) -> Iterator[Recorded]:

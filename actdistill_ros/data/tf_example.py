@@ -50,7 +50,8 @@ def _joined(values: list[Value]) -> Value:
 def _schema() -> descriptor_pb2.FileDescriptorProto:
     """The messages of tensorflow/core/example/{feature,example}.proto by their field numbers.
 
-    An Example is read as a SequenceExample: both have Features in field 1, only the latter has feature lists in field 2.
+    An Example is read as a SequenceExample: both have Features in field 1, only the latter has feature lists, in
+    field 2.
     """
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name=f"{_PACKAGE}.proto", package=_PACKAGE, syntax="proto3")
