@@ -125,10 +125,15 @@ class DiT(nn.Module):
         """
         if guidance == 1.0:
             return self(noisy, time, cognition)
-        nothing = self.z_embedder.uncondition.expand_as(cognition)  # (B, D)
+        nothing = self.without(cognition, torch.ones(len(cognition), dtype=torch.bool, device=cognition.device))
         both = self(noisy.repeat(2, 1, 1), time.repeat(2), torch.cat([cognition, nothing]))  # (2B, K, A)
         told, untold = both.chunk(2)  # (B, K, A) each
         return untold + guidance * (told - untold)
+
+    def without(self, cognition: Tensor, dropped: Tensor) -> Tensor:
+        """The condition (B, D), with "no condition" where dropped (B,) bool: what guidance compares with, and what
+        training has to show the head now and then for it."""
+        return torch.where(dropped[:, None], self.z_embedder.uncondition.to(cognition), cognition)
 
 
 def time_features(time: Tensor) -> Tensor:
