@@ -209,6 +209,15 @@ def test_another_mapping_or_source_is_not_mixed_into_an_import(words, capsys, co
     assert len(Dataset.open(tmp_path / "set").episodes) == 3
 
 
+def test_frames_are_labelled_with_as_many_actions_as_the_policy_gives(words, capsys, tmp_path):
+    assert cli.main(words(DATA / "lerobot_v3_0_image", mapping(), "--chunk", "16")) == 0
+    assert Dataset.open(tmp_path / "set").columns("chunk").shape == (sum(LENGTHS), 16, 7)
+    assert cli.main(words(DATA / "lerobot_v3_0_image", mapping(), "--chunk", "4")) == 2
+    assert "has chunk as" in capsys.readouterr().err
+    assert cli.main(words(DATA / "lerobot_v3_0_image", mapping(), "--chunk", "0")) == 2
+    assert "--chunk is 0, expected 2 or more" in capsys.readouterr().err
+
+
 def test_a_recorded_data_set_is_not_added_to(words, capsys, tmp_path):
     with writer(tmp_path / "set") as out:
         out.add(ours(0))

@@ -83,6 +83,14 @@ def test_images_declared_channels_first_are_the_same_images(copy):
     assert LeRobotSource.open(folder).fields["observation.images.top"].shape == (48, 64, 3)
 
 
+def test_columns_of_an_unknown_kind_are_no_obstacle(copy):
+    folder = copy("lerobot_v2_1_image")
+    info = json.loads((folder / "meta/info.json").read_text())
+    info["features"]["observation.sound"] = {"dtype": "audio", "shape": [1], "names": None}
+    (folder / "meta/info.json").write_text(json.dumps(info))
+    assert "observation.sound" not in LeRobotSource.open(folder).fields and len(read(folder)) == 3
+
+
 def test_only_the_wanted_episodes_are_read():
     source = LeRobotSource.open(DATA / "lerobot_v3_0_video")
     assert [each.index for each in source.read(["action"], lambda index: index != 1)] == [0, 2]

@@ -1,12 +1,15 @@
 """The mapping file and what it makes of numbers: units, frames and conventions change once, or nothing is imported."""
 
 import json
+import re
+import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
 from foreign_parts import episode, mapping
 
+from actdistill_ros.contract.action_spaces.known import CONVENTIONS
 from actdistill_ros.contract.observation import ArmPose
 from actdistill_ros.contract.rotation import from_rotation_vector, to_quaternion_xyzw
 from actdistill_ros.control.kinematics import forward
@@ -14,7 +17,7 @@ from actdistill_ros.control.pose import integrate
 from actdistill_ros.data.conversion import ROTATION_READERS, Converter, chunks
 from actdistill_ros.data.episode import DataError, Episode
 from actdistill_ros.data.lerobot_source import LeRobotSource
-from actdistill_ros.data.mapping import check_fit, load
+from actdistill_ros.data.mapping import ROTATIONS, check_fit, load
 from actdistill_ros.data.writer import Writer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -190,6 +193,15 @@ def test_a_known_convention_is_named_instead_of_spelt_out(converter, recorded):
     assert np.allclose(found.action, action, atol=1e-5)
 
 
+def test_the_parts_of_a_known_convention_may_be_columns_of_their_own(converter):
+    parts = {name: value for name, value in mapping()["action"].items() if name != "kind"}
+    for part in parts.values():
+        for word in ("as", "closed", "open"):
+            part.pop(word, None)
+    found = convert(converter(mapping(action={"convention": "bridge_orig", **parts})))
+    assert np.allclose(found.action, episode(0).action, atol=1e-6)
+
+
 def test_half_the_rate_composes_two_actions_into_one(converter, recorded):
     action = moves(7)
     state = walk(action, START)
@@ -343,3 +355,17 @@ def test_a_mapping_file_that_is_no_mapping_says_so(tmp_path):
     path.write_text("just words")
     with pytest.raises(DataError, match="expected a table of entries"):
         load(path)
+
+
+def test_every_mapping_of_the_documentation_is_one(tmp_path):
+    text = (ROOT / "docs/datasets.md").read_text()
+    blocks = re.findall(r"(?:^    .*\n)+", text, re.MULTILINE)
+    examples = [textwrap.dedent(block) for block in blocks if block.startswith("    robot:")]
+    assert len(examples) == 4
+    for example in examples:
+        (tmp_path / "m.yaml").write_text(example)
+        assert load(tmp_path / "m.yaml").cameras
+    for name in CONVENTIONS:
+        assert f"`{name}`" in text
+    for name in ROTATIONS:
+        assert f"`{name}`" in text

@@ -36,7 +36,7 @@ from actdistill_ros.data.source import Recorded, Source
 NO_SEED = -1
 """The scene was made by nobody's random numbers."""
 CHUNK = 8
-"""Actions that each frame is labelled with: its own and those that follow."""
+"""Actions that each frame is labelled with unless told otherwise: its own and those that follow."""
 LARGEST_STEP_M, LARGEST_STEP_RAD = 0.3, 1.6
 """No arm moves further from one frame to the next; what does is not in metres and radians."""
 GRIPPER_SLACK = 0.1
@@ -51,6 +51,7 @@ class Converter:
 
     mapping: Mapping
     source: Source
+    chunk: int = CHUNK
 
     @property
     def cameras(self) -> dict[str, tuple[int, int]]:
@@ -72,7 +73,7 @@ class Converter:
             action=action.astype(np.float32),
             instruction=self._sentence(recorded, where),
             seed=NO_SEED,
-            extras={"chunk": chunks(action).astype(np.float32)},
+            extras={"chunk": chunks(action, self.chunk).astype(np.float32)},
             meta={"source_episode": recorded.index, "source_frames": recorded.length},
         )
 

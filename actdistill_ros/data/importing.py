@@ -55,6 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--mapping", type=Path, required=True, help="which column is what; see docs/datasets.md")
     parser.add_argument("--out", type=Path, required=True, help="data set to make; an unfinished import is continued")
+    parser.add_argument(
+        "--chunk",
+        type=int,
+        default=CHUNK,
+        help=f"actions that each frame is labelled with, as many as the policy gives (default: {CHUNK})",
+    )
     parser.add_argument("--split", default="train", help="which split of an RLDS data set (default: train)")
     parser.add_argument("--skip", type=int, nargs="+", default=[], metavar="EPISODE", help="episodes to leave out")
     parser.add_argument("--dry-run", action="store_true", help="check everything and estimate the size; write nothing")
@@ -62,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    converter = open_checked(args.source, args.format, args.mapping, args.split)
+    converter = open_checked(args.source, args.format, args.mapping, args.split, args.chunk)
     done = _continue(converter.source, args)
     left = [i for i in range(converter.source.episodes) if i not in done and i not in args.skip]
     print(f"{args.source}: {converter.source.episodes} episodes, {len(done)} are there, {len(left)} to import")
@@ -80,11 +86,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def open_checked(folder: Path, layout_name: str, mapping: Path, split: str = "train") -> Converter:
+def open_checked(folder: Path, layout_name: str, mapping: Path, split: str = "train", chunk: int = CHUNK) -> Converter:
     """The source and what is made of it; everything that can be known without decoding is checked here.
 
     Raises DataError if files are missing or cut off, or the mapping does not fit.
     """
+    if chunk < 2:
+        raise DataError(f"--chunk is {chunk}, expected 2 or more: a policy that plans gives several actions at once.")
     wanted = load(mapping)
     if layout_name == "rlds":
         from actdistill_ros.data.rlds import RldsSource
@@ -95,7 +103,7 @@ def open_checked(folder: Path, layout_name: str, mapping: Path, split: str = "tr
 
         source = LeRobotSource.open(folder)
     check_fit(wanted, source)
-    converter = Converter(wanted, source)
+    converter = Converter(wanted, source, chunk)
     _ = converter.cameras  # raises where a camera's images have no size that can be stored
     source.check(wanted.keys())
     return converter
@@ -110,7 +118,7 @@ def estimate(converter: Converter, left: Collection[int]) -> Estimate:
     else:
         frames = recorded.length * source.size_bytes / max(1, recorded.size_bytes) / source.episodes * len(left)
     frames /= converter.mapping.stride
-    numbers = episode.state.shape[1] + ACTION_DIM * (1 + CHUNK) + 1 + len(layout.COUNTERS) * 2
+    numbers = episode.state.shape[1] + ACTION_DIM * (1 + converter.chunk) + 1 + len(layout.COUNTERS) * 2
     per_frame = numbers * BYTES_PER_NUMBER + sum(_video_bytes(images) for images in episode.images.values())
     memory = sum(images.nbytes for images in episode.images.values()) / len(episode)
     return Estimate(round(frames), frames * per_frame, memory * len(episode))
@@ -196,7 +204,7 @@ def _check_space(found: Estimate, out: Path) -> None:
 
 def _import(converter: Converter, left: Collection[int], out: Path) -> int:
     """Convert and write; returns frames. What is finished stays if an episode turns out to be damaged."""
-    mapping, extras = converter.mapping, {"chunk": (CHUNK, ACTION_DIM)}
+    mapping, extras = converter.mapping, {"chunk": (converter.chunk, ACTION_DIM)}
     # With nothing left too: the import may have been killed before meta/ was written.
     with Writer.open(
         out, converter.cameras, mapping.fps, mapping.robot, extras, episodes_per_file=EPISODES_PER_FILE

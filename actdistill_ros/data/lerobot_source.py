@@ -38,7 +38,8 @@ class LeRobotSource:
 
     def __init__(self, folder: Path, info: dict, places: Sequence[Place], tasks: Mapping[int, str]) -> None:
         self.folder, self.info, self.places, self._tasks = folder, info, tuple(places), tasks
-        self.fields = {key: _field(folder, key, feature) for key, feature in info["features"].items()}
+        found = {key: _field(feature) for key, feature in info["features"].items()}
+        self.fields = {key: field for key, field in found.items() if field is not None}
         self.fields[TASK] = Field((), "string", "text")
         self.fps, self.robot = float(info["fps"]), str(info.get("robot_type") or "unknown")
         self.episodes, self.frames = len(places), sum(place.length for place in places)
@@ -185,7 +186,8 @@ def _info(folder: Path) -> dict:
     return info
 
 
-def _field(folder: Path, key: str, feature: Mapping) -> Field:
+def _field(feature: Mapping) -> Field | None:
+    """None for what is neither image, text nor number: it may be there, but cannot be asked for."""
     dtype, shape = feature["dtype"], tuple(feature["shape"])
     if dtype in ("video", "image"):
         # Some writers give channels first, and name the axes otherwise than they are.
@@ -194,7 +196,7 @@ def _field(folder: Path, key: str, feature: Mapping) -> Field:
     if dtype == "string":
         return Field((), dtype, "text")
     if not dtype.startswith(_NUMBERS):
-        raise DataError(f"{folder}/meta/info.json: {key} is {dtype!r}, which is neither image, text nor number.")
+        return None
     names = feature.get("names")
     while isinstance(names, Mapping) and len(names) == 1:
         names = next(iter(names.values()))

@@ -321,7 +321,9 @@ def _gripper(entry: _Entry) -> Gripper:
 def _action(entry: _Entry) -> Deltas | Poses | Achieved:
     if "convention" in entry.names():
         known = convention(entry.take("convention", str))
-        return Deltas((_columns(entry),), known)
+        split = "from" not in entry.names()
+        parted = [_columns(entry.table(name)) for name in ("position", "rotation", "gripper")] if split else ()
+        return Deltas(tuple(parted) or (_columns(entry),), known)
     kind = entry.choice("kind", KINDS)
     if kind == "state":
         return Achieved()
