@@ -121,19 +121,6 @@ def test_targets_beyond_the_limits_stay_inside_and_below_the_top_speed(bus):
     assert max(c.position_rad for r, c in bus.commands() if r.id == 8) < OPEN_READOUT_RAD + ANSWER
 
 
-def test_velocity_is_fed_forward_and_ends_with_the_motion(bus):
-    arm = bus.arm()
-    arm.connect()
-    for tick in range(40):
-        arm.send(JointCommand(START + np.array([0.01 * tick, 0, 0, 0, 0, 0]), 1.0))
-        time.sleep(0.01)
-        arm.read()
-    moving = [c.velocity_rad_s for r, c in bus.commands() if r.id == 1 and c.kp > 0.0]
-    assert max(moving) > 0.6
-    # Nobody commands any more: a velocity that stays would push the arm on.
-    until(lambda: abs(bus.last_commands()[1].velocity_rad_s) < 0.02, "the velocity to end", 1.0)
-
-
 def test_a_driver_that_falls_silent_is_held_and_then_damped(bus):
     arm = bus.arm()
     arm.connect()

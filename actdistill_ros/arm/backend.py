@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -14,10 +14,12 @@ __all__ = ["ArmBackend", "ArmError", "JointCommand", "JointFeedback"]
 
 @dataclass(frozen=True)
 class JointCommand:
-    """position_rad: (6,) target [rad]; gripper: opening, 0 closed … 1 open."""
+    """position_rad: (6,) target [rad]; gripper: opening, 0 closed … 1 open; velocity_rad_s: (6,) of the planned motion at
+    the target [rad/s], zero where the arm is to stay there."""
 
     position_rad: np.ndarray
     gripper: float
+    velocity_rad_s: np.ndarray = field(default_factory=lambda: np.zeros(6))
 
 
 @dataclass(frozen=True)

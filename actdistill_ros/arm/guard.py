@@ -266,7 +266,7 @@ class Guard:
         rest_s = REST_S if self._share and not self._orderly else 0.0
         passed_s = now - self._leaving_s
         what = wire.HOLD if passed_s < rest_s else wire.DAMP
-        wire.give(self._sdk, wire.COMMAND.pack(b"C", what, self._done, now, *[0.0] * 7))
+        wire.give(self._sdk, wire.COMMAND.pack(b"C", what, self._done, now, *wire.NOWHERE))
         if passed_s > rest_s + 0.02 and (self._monitor.damped() or passed_s > rest_s + 0.2):
             self._kill()
 

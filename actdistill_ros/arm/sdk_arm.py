@@ -68,9 +68,10 @@ class SdkArm:
             raise
 
     def send(self, command: JointCommand) -> None:
-        if not (np.isfinite(command.position_rad).all() and np.isfinite(command.gripper)):
+        target = (*command.position_rad.tolist(), *command.velocity_rad_s.tolist(), float(command.gripper))
+        if not np.isfinite(target).all():
             raise ValueError(f"joint command is not finite: {command}")
-        self._command(wire.FOLLOW, command.position_rad, command.gripper)
+        self._command(wire.FOLLOW, target)
 
     def read(self) -> JointFeedback:
         self._listen()
@@ -86,7 +87,7 @@ class SdkArm:
 
     def damp(self) -> None:
         try:
-            self._command(wire.DAMP, np.zeros(6), 0.0)
+            self._command(wire.DAMP, wire.NOWHERE)
         except ArmError:
             pass  # `read` says so on the next tick; damping must not fail
 
@@ -182,13 +183,11 @@ class SdkArm:
             guard.wait()
 
     # -- commands and feedback
-    def _command(self, what: int, position_rad: np.ndarray, gripper: float) -> None:
+    def _command(self, what: int, target: tuple[float, ...]) -> None:
         if self._connection is None:
             raise ArmError(self._fault or f"the arm on {self._bus.name} is not connected")
         self._sequence += 1
-        message = wire.COMMAND.pack(
-            b"C", what, self._sequence, time.monotonic(), *position_rad.tolist(), float(gripper)
-        )
+        message = wire.COMMAND.pack(b"C", what, self._sequence, time.monotonic(), *target)
         wire.give(self._connection, message)  # a guard that does not read is found by `read`
 
     def _feedback(self) -> JointFeedback:

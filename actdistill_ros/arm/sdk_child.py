@@ -26,6 +26,10 @@ REST_S = 0.2  # an arm whose driver died comes to rest before it damps
 NEAR_RAD = 0.06  # the first target may be this far from the arm: an arm outside its limits starts at the limit
 PATIENCE = 30  # commands until the SDK must have seen what the bus has seen
 TRIES = 5
+ASTRAY_RAD_S = 1.0
+"""A planned velocity may be this far from the way between the last two targets: more is not this motion's."""
+FRESH_S = 0.03
+"""A velocity of a driver silent for longer would only push the arm on."""
 GRIPPER_WIDTH_M = 0.088
 
 
@@ -92,9 +96,10 @@ class Hand:
             self._gains(0.0)
         self._stiff_s, self._last, self._waited = None, None, 0
 
-    def follow(self, position_rad: np.ndarray, opening: float, sent_s: float) -> None:
-        """Be at (6,) `position_rad` one lead from now. Raises ValueError for what must not reach the motors."""
-        if not (np.isfinite(position_rad).all() and np.isfinite(opening)):
+    def follow(self, position_rad: np.ndarray, velocity_rad_s: np.ndarray, opening: float, sent_s: float) -> None:
+        """Be at (6,) `position_rad` one lead from now, at (6,) `velocity_rad_s`. Raises ValueError for what must not reach
+        the motors."""
+        if not (np.isfinite(position_rad).all() and np.isfinite(velocity_rad_s).all() and np.isfinite(opening)):
             raise ValueError("command is not finite")  # the SDK would take NaN for −12.5 rad
         position_rad = np.clip(position_rad, self._low, self._high)
         width_m = min(max(opening, 0.0), 1.0) * GRIPPER_WIDTH_M
@@ -103,12 +108,17 @@ class Hand:
                 return
             velocity = np.zeros(6)
         else:
-            before, _, before_s = self._last
-            passed_s = max(sent_s - before_s, BEAT_S / 2)
-            velocity = np.clip((position_rad - before) / passed_s, -self._fast, self._fast)
+            velocity = self._believed(velocity_rad_s, position_rad, sent_s)
         self._last = (position_rad, width_m, sent_s)
         self._go(position_rad, velocity, width_m, self._settings.lead_s)
         self._stiffen()
+
+    def _believed(self, velocity_rad_s: np.ndarray, position_rad: np.ndarray, sent_s: float) -> np.ndarray:
+        """(6,) the planned velocity as far as the targets bear it out: none where they stand still, none too fast."""
+        before, _, before_s = self._last
+        went = (position_rad - before) / max(sent_s - before_s, BEAT_S / 2)
+        velocity = np.clip(velocity_rad_s, went - ASTRAY_RAD_S, went + ASTRAY_RAD_S)
+        return np.where(position_rad == before, 0.0, np.clip(velocity, -self._fast, self._fast))
 
     def hold(self) -> None:
         """Stay at the position commanded last."""
@@ -164,23 +174,25 @@ def run(hand: Hand, connection: socket.socket, settings: SdkSettings, ending: li
     until_s = None
     while until_s is None or time.monotonic() < until_s:
         signal.setitimer(signal.ITIMER_REAL, STUCK_S)
-        message = _newest(connection)
+        message, limp = _newest(connection)
         now = time.monotonic()
         if until_s is None and (message == b"" or ending):
             until_s = now + 2 * REST_S
         if until_s is not None:
             hand.hold() if hand.share and now < until_s - REST_S else hand.damp()
         elif message:
-            _, what, done, sent_s, *position, opening = wire.COMMAND.unpack(message)
+            _, what, done, sent_s, *target = wire.COMMAND.unpack(message)
             heard_s = now
+            if limp:
+                hand.damp()
             try:
-                _obey(hand, what, position, opening, sent_s)
+                _obey(hand, what, target, sent_s)
             except ValueError as error:
                 hand.damp()
                 wire.give(connection, wire.words(refused=str(error)))
         elif now - heard_s > settings.command_timeout_s + settings.hold_to_damping_s:
             hand.damp()
-        elif now - heard_s > settings.command_timeout_s and hand.share:
+        elif now - heard_s > min(settings.command_timeout_s, FRESH_S) and hand.share:
             hand.hold()
         wire.give(connection, wire.HEARTBEAT.pack(b"H", done, now, hand.share))
         if until_s is not None:
@@ -188,29 +200,31 @@ def run(hand: Hand, connection: socket.socket, settings: SdkSettings, ending: li
     hand.damp()
 
 
-def _obey(hand: Hand, what: int, position: list[float], opening: float, sent_s: float) -> None:
+def _obey(hand: Hand, what: int, target: list[float], sent_s: float) -> None:
     if what == wire.FOLLOW:
-        hand.follow(np.array(position), opening, sent_s)
+        hand.follow(np.array(target[:6]), np.array(target[6:12]), target[12], sent_s)
     elif what == wire.HOLD:
         hand.hold()
     else:
         hand.damp()
 
 
-def _newest(connection: socket.socket) -> bytes | None:
-    """The newest command within a beat; None if there was none, empty if the guard is gone."""
-    newest = None
+def _newest(connection: socket.socket) -> tuple[bytes | None, bool]:
+    """The newest command within a beat, none if there was none, empty if the guard is gone; and whether one of those passed
+    over asked for damping: what came after it is a new start."""
+    newest, limp = None, False
     try:
         newest = connection.recv(4096)
         connection.setblocking(False)
         while newest and (more := connection.recv(4096)):
+            limp = limp or wire.COMMAND.unpack(newest)[1] == wire.DAMP
             newest = more
     except (BlockingIOError, TimeoutError):
         pass
     except OSError:
         newest = b""
     connection.settimeout(BEAT_S)
-    return newest
+    return newest, limp
 
 
 if __name__ == "__main__":

@@ -13,8 +13,12 @@ import struct
 DAMP, FOLLOW, HOLD = 0, 1, 2
 """What a command asks for: no position, these positions, or the positions commanded last."""
 
-COMMAND = struct.Struct("<cBQd6dd")
-"""b"C", what, sequence number, time it was sent, six positions [rad], gripper opening"""
+COMMAND = struct.Struct("<cBQd6d6dd")
+"""b"C", what, sequence number, time it was sent, six positions [rad], six velocities [rad/s], gripper
+opening"""
+
+NOWHERE = (0.0,) * 13
+"""What follows the time in a command that needs no target."""
 
 HEARTBEAT = struct.Struct("<cQdd")
 """b"H", sequence number of the command done last, time, share of the gains in force (0: damping)"""

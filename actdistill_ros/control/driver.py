@@ -179,7 +179,7 @@ class Driver:
         else:
             if not coming:
                 self._move(now, passed)
-            command = JointCommand(self._mover.state.q.copy(), self._gripper)
+            command = JointCommand(self._mover.state.q.copy(), self._gripper, self._mover.state.v.copy())
         events, self._events = tuple(self._events), []
         return Tick(command, self._mode, self._reason, events)
 
