@@ -116,6 +116,7 @@ def test_it_says_how_much_it_will_take_and_how_far_it_is(words, capsys, tmp_path
     assert "3/3 episodes, 18 frames" in told and "0 s left" in told
     body = json.loads(report.read_text())
     assert (body["episodes"], body["frames"], body["imported"]) == (3, 18, 3)
+    assert {"device", "threads", "versions", "seconds"} <= body.keys()
     assert body["agreement"]["correlation"] > 0.99 and body["agreement"]["length_ratio"] == pytest.approx(1, abs=0.02)
 
 
@@ -161,7 +162,7 @@ cli.main({words!r})
 """
 
 
-def test_a_killed_import_goes_on_and_ends_as_if_it_had_not_been(words, long_set, tmp_path):
+def test_a_killed_import_goes_on_and_ends_as_if_it_had_not_been(words, long_set, tmp_path, capsys):
     command = words(long_set, OURS)
     process = subprocess.Popen(
         [sys.executable, "-c", IMPORT_STEP_BY_STEP.format(words=command)],
@@ -173,6 +174,7 @@ def test_a_killed_import_goes_on_and_ends_as_if_it_had_not_been(words, long_set,
             answered += 1
             process.stdin.write("\n")
             process.stdin.flush()
+    assert cli.main(command) == 2 and "another import into" in capsys.readouterr().err
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(10)
     process.stdin.close()

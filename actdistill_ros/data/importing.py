@@ -7,12 +7,14 @@ finished. What the import made is a data set like any other: `train`, `distill` 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,20 +71,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     converter = open_checked(args.source, args.format, args.mapping, args.split, args.chunk)
-    done = _continue(converter.source, args)
-    left = [i for i in range(converter.source.episodes) if i not in done and i not in args.skip]
-    print(f"{args.source}: {converter.source.episodes} episodes, {len(done)} are there, {len(left)} to import")
-    if left:
-        _check_space(estimate(converter, left), args.out)
     if args.dry_run:
+        _left(converter, args)
         return 0
     started = time.monotonic()
-    frames = _import(converter, left, args.out)
-    summary = finish(args.out, converter.mapping.robot)
+    with _alone(args.out):
+        left = _left(converter, args)
+        frames = _import(converter, left, args.out)
+        summary = finish(args.out, converter.mapping.robot)
     print(_told(args.out, summary))
     if args.json:
-        report = summary | {"imported": len(left), "skipped": sorted(args.skip), "seconds": time.monotonic() - started}
-        write_text(json.dumps(report | {"imported_frames": frames}, indent=1) + "\n", args.json)
+        from actdistill_ros.trials.report import machine
+
+        seconds = time.monotonic() - started
+        done = {"imported": len(left), "imported_frames": frames, "skipped": sorted(args.skip), "seconds": seconds}
+        write_text(json.dumps(summary | done | machine(), indent=1) + "\n", args.json)
     return 0
 
 
@@ -161,6 +164,29 @@ def agreement(data: Dataset) -> dict[str, float]:
         return {"correlation": 0.0, "length_ratio": 0.0}
     together = float((moved * told).sum())
     return {"correlation": together / float(np.sqrt(np.prod(lengths))), "length_ratio": together / lengths[1]}
+
+
+def _left(converter: Converter, args: argparse.Namespace) -> list[int]:
+    """Episodes to import, after what they will take was said and found to fit."""
+    done, total = _continue(converter.source, args), converter.source.episodes
+    left = [index for index in range(total) if index not in done and index not in args.skip]
+    print(f"{args.source}: {total} episodes, {len(done)} are there, {len(left)} to import")
+    if left:
+        _check_space(estimate(converter, left), args.out)
+    return left
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Two imports into one data set would both make every episode; the kernel lets go of the lock with the process."""
+    lock = out / "meta" / ".importing"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"another import into {out} is running; wait for it, or give another --out.") from None
+        yield
 
 
 def _continue(source: Source, args: argparse.Namespace) -> frozenset[int]:
