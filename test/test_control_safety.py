@@ -52,6 +52,19 @@ def test_a_policy_that_goes_quiet_ends_in_hold_and_says_for_how_long(bench):
     assert bench.state.reason == "policy silent for 2.2 s"
 
 
+@pytest.mark.parametrize("nonsense", [False, True])
+def test_a_policy_without_a_valid_chunk_for_long_leaves_the_arm_damped_whether_silent_or_not(bench, nonsense):
+    bench.driver.offer(bench.chunk(action(x=0.01)))
+    for _ in range(round(SETTINGS.policy_hold_to_damping_s) - 1):
+        bench.run(1.0)
+        if nonsense:
+            bench.driver.offer(bench.chunk(action(x=float("nan"))))
+    assert bench.state.mode is Mode.HOLD
+    tick = bench.run(1.1)
+    assert tick.mode is Mode.DAMPING and tick.command is None and "no valid chunk for 60 s: " in tick.reason
+    assert "ask for mode POLICY first" in bench.driver.offer(bench.chunk(action(x=0.01)))
+
+
 def test_a_policy_that_never_starts_ends_in_hold(bench):
     bench.run(SETTINGS.chunk_timeout_s + 0.02)
     assert bench.state.mode is Mode.HOLD and "policy silent for 1.0 s" in bench.state.reason

@@ -327,7 +327,9 @@ class Driver:
             self._watch_hold(now)
 
     def _watch_hold(self, now: float) -> None:
-        if self._cause is Cause.SILENT:
+        if self._cause in RESUMES and now - self._heard_s > self._settings.policy_hold_to_damping_s:
+            self._change(Mode.DAMPING, f"no valid chunk for {now - self._heard_s:.0f} s: {self._reason}")
+        elif self._cause is Cause.SILENT:
             self._reason = self._silence(now)
         elif self._cause is Cause.FEEDBACK:
             self._reason = "motor feedback is back: waits for the next chunk"

@@ -31,6 +31,7 @@ class DriverSettings:
     clock_skew_s: float
     feedback_timeout_s: float
     hold_to_damping_s: float
+    policy_hold_to_damping_s: float
     period_min_s: float
     period_max_s: float
     actions_max: int
