@@ -66,8 +66,10 @@ def test_the_loop_is_measured_while_it_moves_an_arm():
 def test_the_report_has_the_keys_that_others_read():
     found = Findings(commands=3, sent=Counter(chunk=3), violations=["x"])
     on_bus = {**driver.NO_BUS, "commands": 3, "violations": ["y"]}
-    faults = {"injected": 2, "safe": 1, "rows": [{"named_ms": float("inf")}]}
-    report = driver.summary(SETTINGS, found, ticks.Punctuality(9, 0.1, 0.5, 1.0, 2, True), on_bus, faults)
+    faults = {**driver.NO_FAULTS, "injected": 2, "safe": 1, "rows": [{"named_ms": float("inf")}]}
+    punctual, ordinary = (ticks.Punctuality(9, 0.1, late, 1.0, 2, True, late < 1.0) for late in (0.5, 3.0))
+    report = driver.summary(SETTINGS, found, punctual, ordinary, on_bus, faults)
+    assert report["ticks"]["real_time"] and report["ticks_ordinary"]["late_p99_ms"] == 3.0
     assert (report["late_p99_ms"], report["missed_ticks"]) == (0.5, 2)
     assert (report["fuzz_commands"], report["fuzz_violations"]) == (3, 2)
     assert (report["faults"]["injected"], report["faults"]["safe"]) == (2, 1)

@@ -35,7 +35,15 @@ LATELY_S = 1.0
 FRESH_SHARE, LATE_SHARE = 0.25, 0.5
 """Shares of the answer timeout: how old an answer of a motor that answers is, how far behind its answers may be."""
 FORGIVEN_HZ = 10.0
-"""Lost answers that are forgiven per second."""
+"""Lost answers that are forgiven per second, as long as they do not add up to lateness."""
+AWAY_S = 1.0
+"""A motor that was silent for longer owes nothing when it is back; after less its answers may have been on the way."""
+DOUBT_S = 2.0
+"""One that was silent for less is believed to be punctual after it has answered for so long."""
+PAUSE_S, HUSH_S = 0.004, 0.003
+"""No command for so long and no answer for so long: none is on the way."""
+SURPLUS = 5
+"""Answers to commands that were thought to be answered, which cannot be so many without lateness."""
 
 
 @dataclass
@@ -47,6 +55,8 @@ class Track:
     command: bytes = b""
     commanded_s: float = NEVER
     owed: deque[float] = field(default_factory=deque)
+    surplus: int = 0
+    back_s: float = NEVER
     strained_s: float = NEVER
 
 
@@ -93,10 +103,15 @@ class BusMonitor:
 
     def _answered(self, index: int, data: bytes, now_s: float) -> None:
         track = self.tracks[index]
-        if now_s - track.answered_s > self._settings.answer_timeout_s:
+        away_s = now_s - track.answered_s
+        if away_s > AWAY_S:
             track.owed.clear()  # what it did not hear it does not owe
-        elif track.owed:
+        elif away_s > self._settings.answer_timeout_s:
+            track.back_s = now_s
+        if track.owed:
             track.owed.popleft()
+        else:
+            track.surplus = min(track.surplus + 1, 2 * SURPLUS)
         track.answer, track.answered_s = data, now_s
 
     def _error(self, identifier: int) -> None:
@@ -132,17 +147,34 @@ class BusMonitor:
 
     def faults(self, answers: list[Answer | None], now_s: float) -> dict[str, str]:
         """Motor name -> what is wrong with it, for the motors where something is."""
-        forgiven = int((now_s - self._forgiven_s) * FORGIVEN_HZ)
-        if forgiven:
-            self._forgiven_s = now_s
-            for track in self.tracks:
-                for _ in range(min(forgiven, len(track.owed))):
-                    track.owed.popleft()
+        self._forgive(now_s)
         found = {
             motor.name: self._fault(index, answer, now_s)
             for index, (motor, answer) in enumerate(zip(self.motors, answers, strict=True))
         }
         return {name: words for name, words in found.items() if words}
+
+    def _forgive(self, now_s: float) -> None:
+        """Tell answers that were lost, or commands that were not heard, from answers that are on the way."""
+        forgiven = int((now_s - self._forgiven_s) * FORGIVEN_HZ)
+        if forgiven:
+            self._forgiven_s = now_s
+        fresh_s = FRESH_SHARE * self._settings.answer_timeout_s
+        for track in self.tracks:
+            track.surplus = max(0, track.surplus - forgiven)
+            answered = track.answered_s >= track.commanded_s
+            if answered and now_s - track.commanded_s > PAUSE_S and fresh_s > now_s - track.answered_s > HUSH_S:
+                track.owed.clear()
+            elif track.back_s and now_s - track.back_s > DOUBT_S:
+                track.owed.clear()
+                track.back_s = NEVER
+            elif not self._late(track, now_s):
+                for _ in range(min(forgiven, len(track.owed))):
+                    track.owed.popleft()
+
+    def _late(self, track: Track, now_s: float) -> bool:
+        limit_s = LATE_SHARE * self._settings.answer_timeout_s
+        return track.surplus >= SURPLUS or bool(track.owed and now_s - track.owed[0] > limit_s)
 
     def _fault(self, index: int, answer: Answer | None, now_s: float) -> str:
         settings, motor, track = self._settings, self.motors[index], self.tracks[index]
@@ -155,7 +187,7 @@ class BusMonitor:
                 return words if motor.kind.damiao else "coil too hot"
         # One that just fell silent is not late: it answers nothing.
         answers = now_s - track.answered_s < FRESH_SHARE * settings.answer_timeout_s
-        if answers and track.owed and now_s - track.owed[0] > LATE_SHARE * settings.answer_timeout_s:
+        if answers and self._late(track, now_s):
             return "answers late"
         return self._strain(index, answer, now_s) or self._place(index, answer)
 

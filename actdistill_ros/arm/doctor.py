@@ -15,9 +15,9 @@ from actdistill_ros.arm import adapters, can, sdk_settings
 from actdistill_ros.arm.backend import ArmError
 from actdistill_ros.arm.bus_monitor import LIMIT_MAX, LIMIT_MIN, READOUT_RAD, BusMonitor
 from actdistill_ros.arm.can import CanBus, SocketCan
-from actdistill_ros.arm.damper import GRIPPER_KD, hear
+from actdistill_ros.arm.damper import hear
 from actdistill_ros.arm.emulated.link import EmulatedCan
-from actdistill_ros.arm.frames import DM_ON, FRAME, MODELS, Answer, damping, fault_words
+from actdistill_ros.arm.frames import BRAKE, DM_ON, FRAME, MODELS, Answer, fault_words
 from actdistill_ros.arm.sdk_arm import OPEN_READOUT_RAD
 from actdistill_ros.arm.sdk_settings import SdkSettings
 
@@ -101,14 +101,14 @@ def examine(
 
 
 def examine_motors(bus: CanBus, model: str, settings: SdkSettings) -> Iterator[Finding]:
-    """Ask the gripper, then the wrist, then the big joints, which are another kind in another model."""
+    """Ask the gripper, then the wrist, then the big joints, which are another kind in another model and take the frame
+    for the same."""
     values = {**settings.__dict__, "model": model}
     monitor = BusMonitor(SdkSettings(**values))
-    kds = (*settings.damping_kd, GRIPPER_KD)
     with bus.open() as connection:
         for index in (6, 3, 4, 5, 0, 1, 2):
             motor = monitor.motors[index]
-            answer = ask(connection, monitor, index, FRAME.pack(motor.id, 8, damping(motor, kds[index])))
+            answer = ask(connection, monitor, index, FRAME.pack(motor.id, 8, BRAKE))
             if monitor.other_model:
                 yield Finding(False, "model", f"{monitor.other_model}: this is no {model}; {_other(model)}")
                 return
@@ -116,12 +116,9 @@ def examine_motors(bus: CanBus, model: str, settings: SdkSettings) -> Iterator[F
                 yield Finding(
                     False, motor.name, f"motor {motor.id} does not answer: check power, its cable and the plug"
                 )
-                if index in (0, 1, 2):
-                    yield Finding(False, "model", f"or the arm is no {model}; {_other(model)}")
-                    return
                 continue
             if motor.kind.damiao and answer.fault == DM_ON and index == 6:
-                # Frames for another model's big joints would be commands to motors under power.
+                # The joints may be under power too, and the frame would let the arm go.
                 yield Finding(False, motor.name, "is switched on by a driver that did not end well: switch the arm's "
                               "supply off and on, then ask again")  # fmt: skip
                 return

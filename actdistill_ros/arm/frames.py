@@ -19,6 +19,8 @@ POSITION_RAD, DM_VELOCITY, DM_TORQUE = 12.5, 45.0, 18.0  # ranges are ± these
 EC_VELOCITY, EC_CURRENT = 18.0, 30.0
 KP_MAX, KD_MAX = 500.0, 5.0
 DM_ENABLE, DM_CLEAR = b"\xff" * 7 + b"\xfc", b"\xff" * 7 + b"\xfb"
+BRAKE = bytes.fromhex("0000800000800800")
+"""A command that brakes in both protocols, with neither position nor torque: safe to ask a motor of unknown kind."""
 DM_SPECIAL = b"\xff" * 7
 DM_ANSWER_ID = 0
 EC_ANSWER_TYPE = 1

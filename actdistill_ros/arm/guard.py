@@ -11,6 +11,7 @@ import argparse
 import errno
 import json
 import os
+import select
 import selectors
 import signal
 import socket
@@ -19,16 +20,21 @@ import sys
 import time
 from pathlib import Path
 
+from actdistill_ros import priority
 from actdistill_ros.arm import sdk_wire as wire
 from actdistill_ros.arm.bus_monitor import BusMonitor, foreign_words
 from actdistill_ros.arm.can import CanBus, SocketCan, restart
 from actdistill_ros.arm.damper import LINGER_S, Damper, hear, rescue
 from actdistill_ros.arm.error import ArmError
+from actdistill_ros.arm.probe import probe
 from actdistill_ros.arm.sdk_settings import SdkSettings
 
 PERIOD_S = 0.005
+PAUSE_S = 0.0002  # left to others in every period, however much is heard
 REST_S = 0.2
 OFF_S, UNPOWERED_S = 0.1, 0.1
+GONE_S = 0.08  # how soon an adapter that is gone is noticed once an SDK that spins because of it was killed
+SAID_S = 0.02  # an SDK that said it gives up and commands nothing for so long has
 FIRST_S = 1.5  # a connecting SDK that has begun to talk is ready, or stuck, after this
 WORDS = 6  # last lines of the SDK that may explain its end
 
@@ -49,6 +55,8 @@ def main(argv: list[str] | None = None) -> int:
 
         bus = EmulatedCan(args.interface, args.emulated)
     settings = SdkSettings.from_json(args.settings)
+    priority.steady()
+    priority.claim(priority.GUARD)
     try:
         if args.after is not None:
             rescue(bus, settings, args.after)
@@ -71,6 +79,8 @@ class Guard:
         self._bus, self._settings, self._driver = bus, settings, driver
         self._monitor = BusMonitor(settings)
         self._listener = bus.open()
+        if other := probe(self._listener, settings):
+            raise ArmError(f"{other}, so this is no {settings.model}: set model in config/sdk.yaml")
         self._begin_s = time.monotonic()
         self._first_s = self._beat_s = 0.0
         self._ready, self._reason, self._lines, self._partial = False, "", [""], b""
@@ -117,6 +127,7 @@ class Guard:
             if now >= due:
                 due = now + PERIOD_S
                 self._tick(now)
+                time.sleep(PAUSE_S)
 
     def leave(self, orderly: bool = True) -> None:
         """Damp and end; an arm whose driver died (not `orderly`) comes to rest first."""
@@ -178,7 +189,7 @@ class Guard:
                 f"{self._settings.model}"
             )
             return
-        self._ready, self._beat_s = True, time.monotonic()
+        self._ready, self._beat_s, self._lines = True, time.monotonic(), [""]
         wire.give(self._driver, wire.words(ready=self._process.pid))
 
     def _on_words(self) -> None:
@@ -194,6 +205,8 @@ class Guard:
 
     # -- what is done
     def _tick(self, now: float) -> None:
+        if not self._bus_gone:
+            self._on_frames()  # what is judged is what the bus says now
         dead = self._process.poll() is not None
         if not self._reason and not dead and self._leaving_s is None:
             self._watch(now)
@@ -221,11 +234,21 @@ class Guard:
             elif now - self._begin_s > settings.connect_timeout_s:
                 self._fail(f"the vendor SDK did not come up within {settings.connect_timeout_s} s")
         elif now - monitor.commanded_s > settings.silence_timeout_s:
-            self._fail(self._stuck(f"and commanded nothing for {now - monitor.commanded_s:.2f} s"))
+            self._silent(now)
+        elif now - monitor.commanded_s > SAID_S and any(map(_gives_up, self._lines)):
+            self._fail(self._stuck("when it gave up"))
         elif off := self._switched_off(now):
             self._fail(f"{off} switched off by itself: check its supply; a new connection switches it on again")
         elif now - self._beat_s > settings.heartbeat_timeout_s:
             self._fail(f"the SDK process stands still for {now - self._beat_s:.1f} s")
+
+    def _silent(self, now: float) -> None:
+        stuck = self._stuck(f"and commanded nothing for {now - self._monitor.commanded_s:.2f} s")
+        self._kill()
+        self._damper.tick(now)
+        if select.select([self._listener], [], [], GONE_S)[0]:
+            self._on_frames()
+        self._fail(stuck)
 
     def _switched_off(self, now: float) -> str:
         """Motors that lost their supply and have it again: the SDK switches them on only while it connects."""
@@ -238,7 +261,7 @@ class Guard:
         seen = "; ".join(f"{name} {words}" for name, words in faults.items() if words != "no answer")
         why = self._lines[-1] or seen or "it says nothing"
         for line in self._lines:
-            if "position error" in line or "Over current" in line or "data error" in line:
+            if _gives_up(line):
                 why = line
         return f"the vendor SDK got stuck {when} and was killed: {why.partition('] ')[2] or why}"
 
@@ -296,6 +319,11 @@ class Guard:
                 *(value[2] for value in values),
             ),
         )
+
+
+def _gives_up(line: str) -> bool:
+    """Whether these are the last words of an SDK that means to damp, and deadlocks instead with stiff motors."""
+    return "position error" in line or "Over current detected," in line or "data error" in line
 
 
 if __name__ == "__main__":

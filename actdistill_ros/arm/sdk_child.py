@@ -15,6 +15,7 @@ import time
 
 import numpy as np
 
+from actdistill_ros import priority
 from actdistill_ros.arm import sdk_wire as wire
 from actdistill_ros.arm.sdk_settings import SdkSettings
 
@@ -56,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         wire.give(connection, wire.words(error=f"{error}{mend}"))
         sys.stdout.flush()
         os._exit(1)  # a damaged SDK aborts in its own clean-up
+    priority.claim_all(priority.BUS)  # the SDK's own thread, which commands the motors, above all
     wire.give(connection, wire.words(ready=True))
     code = 0
     try:

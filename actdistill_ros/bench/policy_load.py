@@ -1,4 +1,4 @@
-"""Steps a policy without pause, to load the machine as a running arm does; says `ready` after the first step."""
+"""Steps a policy without pause, as `inference_node` does by default; says `ready` after the first step."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
+from actdistill_ros import priority
 from actdistill_ros.contract.observation import ArmPose, Observation
 from actdistill_ros.policy.runtime import PolicyRuntime
+from actdistill_ros.policy.threads import use_threads
 
 
-def main(folder: str) -> int:
+def main(folder: str, nice: int = 5, threads: int = 0) -> int:
+    """nice, threads: as the parameters of the node."""
+    priority.step_back(nice)
+    use_threads(threads)
     policy = PolicyRuntime.load(Path(folder))
     images = {c.name: np.zeros((c.source_height, c.source_width, 3), np.uint8) for c in policy.contract.cameras}
     instruction = next(iter(policy.contract.instructions), "lift the red block")
@@ -25,4 +30,4 @@ def main(folder: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1], *map(int, sys.argv[2:])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from actdistill_ros import priority
 from actdistill_ros.arm.backend import JointCommand, JointFeedback
 from actdistill_ros.bench.fuzz import START
 from actdistill_ros.contract.chunk import Chunk
@@ -25,7 +27,8 @@ WARM_UP_S = 1.0
 @dataclass(frozen=True)
 class Punctuality:
     """late_p50_ms, late_p99_ms, late_max_ms: how much longer than its period a cycle was; missed_ticks: cycles that
-    were late by a whole period or more, counted in periods; beside_policy: whether one computed meanwhile."""
+    were late by a whole period or more, counted in periods; beside_policy: whether one computed meanwhile; real_time:
+    whether the loop's thread had real-time priority."""
 
     ticks: int
     late_p50_ms: float
@@ -33,13 +36,17 @@ class Punctuality:
     late_max_ms: float
     missed_ticks: int
     beside_policy: bool
+    real_time: bool = False
 
 
 class EchoArm:
     """An arm that is where it is told to be, and notes when it was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, ordinary: bool) -> None:
+        """ordinary: take the loop's thread its real-time priority, as where the user has no permission."""
         self.asked_s: list[float] = []
+        self.real_time: bool | None = None
+        self._ordinary = ordinary
         self._command = JointCommand(START.copy(), 1.0)
 
     def connect(self) -> JointFeedback:
@@ -50,6 +57,10 @@ class EchoArm:
 
     def read(self) -> JointFeedback:
         self.asked_s.append(time.monotonic())
+        if self.real_time is None and len(self.asked_s) > 1:  # the first one was `connect`, in another thread
+            if self._ordinary:
+                os.sched_setscheduler(0, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))
+            self.real_time = bool(os.sched_getscheduler(0) & os.SCHED_FIFO)
         at, zero = self._command, np.zeros(6)
         return JointFeedback(at.position_rad, zero, zero, at.gripper, time.time(), {})
 
@@ -60,9 +71,13 @@ class EchoArm:
         pass
 
 
-def measure(settings: DriverSettings, rate_hz: float, seconds: float, checkpoint: Path | None) -> Punctuality:
-    """Runs for `seconds` of real time; checkpoint: policy that steps without pause meanwhile. Raises RuntimeError."""
-    arm = EchoArm()
+def measure(
+    settings: DriverSettings, rate_hz: float, seconds: float, checkpoint: Path | None, ordinary: bool = False
+) -> Punctuality:
+    """Runs for `seconds` of real time; checkpoint: policy that steps without pause meanwhile; ordinary: without
+    real-time priority, whatever this machine allows. Raises RuntimeError."""
+    priority.steady()  # as the driver's process does
+    arm = EchoArm(ordinary)
     loop = DriverLoop(replace(settings, rate_hz=rate_hz), arm)
     with _policy(checkpoint):
         loop.start()
@@ -80,16 +95,15 @@ def measure(settings: DriverSettings, rate_hz: float, seconds: float, checkpoint
             loop.stop()
     asked_s = np.array(arm.asked_s[1:])
     asked_s = asked_s[asked_s > asked_s[0] + WARM_UP_S]
-    return summarise(np.diff(asked_s), 1.0 / rate_hz, checkpoint is not None)
+    return summarise(np.diff(asked_s), 1.0 / rate_hz, checkpoint is not None, bool(arm.real_time))
 
 
-def summarise(cycles_s: np.ndarray, period_s: float, beside_policy: bool) -> Punctuality:
+def summarise(cycles_s: np.ndarray, period_s: float, beside_policy: bool, real_time: bool = False) -> Punctuality:
     late_s = np.maximum(cycles_s - period_s, 0.0)
     p50, p99 = np.percentile(late_s, (50, 99)) * 1e3
     missed = int(np.sum(np.floor(late_s / period_s + 1e-9)))
-    return Punctuality(
-        len(cycles_s), round(p50, 3), round(p99, 3), round(float(late_s.max()) * 1e3, 3), missed, beside_policy
-    )
+    worst_ms = round(float(late_s.max()) * 1e3, 3)
+    return Punctuality(len(cycles_s), round(p50, 3), round(p99, 3), worst_ms, missed, beside_policy, real_time)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from actdistill_ros import priority
 from actdistill_ros.arm.backend import ArmBackend, ArmError, JointFeedback
 from actdistill_ros.contract.chunk import Chunk
 from actdistill_ros.control import trajectory
@@ -23,6 +24,8 @@ REST_S = 0.2
 """How long the arm holds before it damps when the loop ends, so that it comes to rest first."""
 EVENTS = 50
 """Events kept until somebody asks; the oldest go first."""
+PAUSE = 0.1
+"""Share of a period that is always left to others, however long a tick took."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,7 @@ class DriverLoop:
         self._lost = False
 
     def _run(self) -> None:
+        priority.claim(priority.TICK)  # refused or not, it ticks; whoever owns the process tells why
         period = self._settings.tick_s
         due = time.monotonic()
         while not self._stopping.is_set():
@@ -152,7 +156,7 @@ class DriverLoop:
                 self._cycle()
             self._ticks += 1
             due += period
-            time.sleep(max(0.0, due - time.monotonic()))
+            time.sleep(max(PAUSE * period, due - time.monotonic()))
 
     def _cycle(self) -> None:
         if self._lost:

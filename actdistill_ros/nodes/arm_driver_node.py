@@ -20,7 +20,7 @@ from actdistill_ros.control import settings
 from actdistill_ros.control.loop import DriverLoop
 from actdistill_ros.control.modes import LIMP, Mode
 from actdistill_ros.msg import ActionChunk, ArmState
-from actdistill_ros.nodes import arm_diagnostics, arm_messages, lifecycle, qos
+from actdistill_ros.nodes import arm_diagnostics, arm_messages, lifecycle, punctual, qos
 from actdistill_ros.nodes.operator_topics import OperatorTopics
 from actdistill_ros.nodes.parameters import Setting, declare, value
 from actdistill_ros.srv import SetMode
@@ -237,7 +237,7 @@ def _nobody_else_publishes_tf() -> bool:
 
 
 def main(args: list[str] | None = None) -> int:
-    return lifecycle.run(ArmDriverNode, args)
+    return lifecycle.run(ArmDriverNode, args, punctual.begin)
 
 
 if __name__ == "__main__":

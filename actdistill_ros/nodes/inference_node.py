@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,22 +24,15 @@ from actdistill_ros.msg import ActionChunk, ArmState, Routing
 from actdistill_ros.nodes import lifecycle, qos
 from actdistill_ros.nodes.arm_messages import chunk_message
 from actdistill_ros.nodes.image_messages import to_rgb
-from actdistill_ros.nodes.parameters import Setting, attempt, declare, value
+from actdistill_ros.nodes.inference_settings import SETTINGS
+from actdistill_ros.nodes.parameters import attempt, declare, value
 from actdistill_ros.nodes.policy_messages import report_of, routing_message
 from actdistill_ros.nodes.stamps import capture_seconds
 from actdistill_ros.nodes.task_server import TaskServer
 from actdistill_ros.policy.runtime import PolicyRuntime, StepResult
+from actdistill_ros.policy.threads import use_threads, worker
 from actdistill_ros.srv import SetMode
 
-SETTINGS = (
-    Setting("checkpoint", "", "folder of the policy"),
-    Setting("instruction", "", "what to do, without timeout, once active; empty: wait for a task", changeable=True),
-    Setting("cameras", ["front", "wrist"], "cameras that the graph has"),
-    Setting("device", "cpu", "where the policy runs: cpu, cuda, cuda:1"),
-    Setting("budget", 0.0, "share of decoder compute; 0: what the policy was made for", 0.0, 1.0, changeable=True),
-    Setting("timeout_s", 60.0, "timeout of a task that names none [s]; 0: none", 0.0, 86400.0, changeable=True),
-    Setting("max_frame_age_s", 1.0, "a camera whose newest frame is older is silent [s]", 0.05, 60.0),
-)
 _WATCH_S = 0.05
 
 
@@ -63,7 +56,7 @@ class InferenceNode(LifecycleNode):
         self._gate: StepGate | None = None
         self._images: list = []
         self._task = Task(time.time)
-        self._worker = ThreadPoolExecutor(1, "policy")
+        self._worker = worker(value(self, "nice"))
         self._step: Step | None = None
         self._stepped = self.create_guard_condition(self._on_stepped)
         self._chunks = self.create_publisher(ActionChunk, "policy/chunk", qos.STATE)
@@ -79,6 +72,7 @@ class InferenceNode(LifecycleNode):
     def on_configure(self, state) -> TransitionCallbackReturn:
         if not value(self, "checkpoint"):
             raise ContractError("parameter checkpoint is empty, expected the folder of a policy, models/… for example")
+        use_threads(value(self, "threads"))
         self._policy = PolicyRuntime.load(Path(value(self, "checkpoint")), value(self, "device"))
         self._policy.set_budget(value(self, "budget") or None)
         cameras, present = self._policy.contract.cameras, value(self, "cameras")

@@ -21,17 +21,20 @@ _STOP_S = 0.6
 """How long the executor, and then its thread, may take to end after a signal before the process ends without them."""
 
 
-def run(node_class: type[LifecycleNode], args: list[str] | None = None) -> NoReturn:
+def run(
+    node_class: type[LifecycleNode], args: list[str] | None = None, begin: Callable[[LifecycleNode], None] | None = None
+) -> NoReturn:
     """Make `node_class(context=…)`, bring it up, spin until SIGINT or SIGTERM; then the process ends, with 0 or 1.
 
     The executor spins in a thread of its own and this thread waits for the signal. After it no callback runs any more,
     then the node's `on_shutdown` runs while the context still works, so that it can publish its last words.
+    `begin` is called with the node in the executor's thread, before its first callback.
     A node that cannot come up, or a callback that raises, ends the process with 1 and the reason in the log.
     """
-    leave(_run(node_class, args))
+    leave(_run(node_class, args, begin or (lambda node: None)))
 
 
-def _run(node_class: type[LifecycleNode], args: list[str] | None) -> int:
+def _run(node_class: type[LifecycleNode], args: list[str] | None, begin: Callable[[LifecycleNode], None]) -> int:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -46,7 +49,7 @@ def _run(node_class: type[LifecycleNode], args: list[str] | None) -> int:
     crashed = threading.Event()
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
-    spinning = threading.Thread(target=_spin, args=(executor, node, stop, crashed), daemon=True)
+    spinning = threading.Thread(target=_spin, args=(executor, node, stop, crashed, begin), daemon=True)
     up = autostart(node)
     if up:
         spinning.start()
@@ -92,8 +95,15 @@ def says_why(callback: Callable) -> Callable:
     return wrapped
 
 
-def _spin(executor, node: LifecycleNode, stop: threading.Event, crashed: threading.Event) -> None:
+def _spin(
+    executor,
+    node: LifecycleNode,
+    stop: threading.Event,
+    crashed: threading.Event,
+    begin: Callable[[LifecycleNode], None],
+) -> None:
     try:
+        begin(node)
         executor.spin()
     except ExternalShutdownException:
         pass
