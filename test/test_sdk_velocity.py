@@ -13,6 +13,7 @@ from sdk_parts import START, bus, until  # noqa: F401
 from actdistill_ros.arm import sdk_child
 from actdistill_ros.arm import sdk_wire as wire
 from actdistill_ros.arm.backend import JointCommand
+from actdistill_ros.bench import bus_fuzz
 
 STILL = 0.02  # on the wire there is no zero
 
@@ -71,6 +72,12 @@ def test_a_velocity_that_is_no_number_never_reaches_the_bus(bus):  # noqa: F811
     arm.connect()
     with pytest.raises(ValueError, match="not finite"):
         send(arm, 0.0, float("nan"))
+
+
+def test_the_bench_finds_a_velocity_above_the_top_speed():
+    checker = bus_fuzz.FrameChecker()
+    checker._check_velocity(0, np.array([0.0, -5.5]))
+    assert checker.violations == ["joint1 was sent a velocity of 5.50 rad/s"] and checker.velocities[0] == 5.5
 
 
 def test_damping_that_a_newer_target_overtakes_is_not_lost():

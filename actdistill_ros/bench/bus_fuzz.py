@@ -22,6 +22,7 @@ from actdistill_ros.control.trajectory import Trajectory
 
 BURST = 20  # commands between two ticks of the driver
 STEP_RAD = 2 * POSITION_RAD / 65535  # on the wire
+STEP_RAD_S = 2 * 45.0 / 4095  # the same of a velocity, where it is coarsest
 LOOK_S = 30.0  # frames are fetched this often; the bus keeps more than a minute
 GAP_S = 0.1  # frames further apart belong to different motions
 UGLY = (np.nan, np.inf, -np.inf, 1e308, -1e308, 1e9, -1e9, 5e-324, -0.0, 3.15, -3.15, 12.6, -12.6, 100.0, 1.5, 0.3)
@@ -91,7 +92,7 @@ def _commands(loop: DriverLoop, random: np.random.Generator) -> Iterator[Callabl
 
 
 def run(folder: Path, start_rad: np.ndarray, commands: int, seed: int) -> dict:
-    """Keys commands, frames, violations (words) and worst_step_rad (6,) of the report.
+    """Keys commands, frames, violations (words), worst_step_rad and worst_velocity_rad_s (6,) of the report.
 
     folder: for the sockets. start_rad: (6,) where the arm rests before. Raises ArmError if it cannot be reached.
     """
@@ -106,7 +107,13 @@ def run(folder: Path, start_rad: np.ndarray, commands: int, seed: int) -> dict:
         loop.stop()
         bus.close()
     violations = checker.violations + crashes
-    return {"commands": commands, "frames": checker.frames, "violations": violations, "worst_step_rad": checker.steps}
+    return {
+        "commands": commands,
+        "frames": checker.frames,
+        "violations": violations,
+        "worst_step_rad": checker.steps,
+        "worst_velocity_rad_s": checker.velocities,
+    }
 
 
 def _fuzz(bus, loop, checker, tick_s: float, commands: int, random: np.random.Generator) -> list[str]:
@@ -132,11 +139,11 @@ def _fuzz(bus, loop, checker, tick_s: float, commands: int, random: np.random.Ge
 
 
 class FrameChecker:
-    """Holds every position on the bus to the limits, and every step between two frames to the top speed."""
+    """Holds every position and velocity on the bus to the limits, and every step between two frames to the top speed."""
 
     def __init__(self) -> None:
         self.violations: list[str] = []
-        self.frames, self.steps = 0, [0.0] * 6
+        self.frames, self.steps, self.velocities = 0, [0.0] * 6, [0.0] * 6
         self._until_s = 0.0
 
     def check(self, bus: BusProcess) -> None:
@@ -150,6 +157,7 @@ class FrameChecker:
             track = np.array([(r.time_s, c.position_rad) for r, c in commands if r.id == number])
             if len(track):
                 self._check_motor(index, track)
+                self._check_velocity(index, np.array([c.velocity_rad_s for r, c in commands if r.id == number]))
 
     def _check_motor(self, index: int, track: np.ndarray) -> None:
         name = f"joint{index + 1}" if index < 6 else "gripper"
@@ -164,3 +172,11 @@ class FrameChecker:
         # The SDK limits steps per cycle of 2 ms; on a busy machine frames of one cycle arrive later, never earlier.
         fast = together & (steps > JOINT_VELOCITY_MAX[index] * np.maximum(gaps, 0.002) * 1.5 + 2 * STEP_RAD)
         self.violations += [f"{name} stepped {step:.4f} rad between two frames" for step in steps[fast]]
+
+    def _check_velocity(self, index: int, velocities: np.ndarray) -> None:
+        if index == 6:
+            return
+        fastest = float(np.abs(velocities).max())
+        self.velocities[index] = max(self.velocities[index], fastest)
+        if fastest > JOINT_VELOCITY_MAX[index] + STEP_RAD_S:
+            self.violations.append(f"joint{index + 1} was sent a velocity of {fastest:.2f} rad/s")

@@ -16,6 +16,8 @@ from actdistill_ros.control.settings import DriverSettings
 
 SAMPLES = (8, 40)
 """Fewest and most points at which the motion of the TCP is looked at."""
+SAMPLE_RAD = 0.05
+"""And so far may a joint turn from one point to the next on a long way."""
 ROUNDS = 5
 """How often a leg is stretched before the arm comes to rest first: from a start in motion the stretching is not exact."""
 
@@ -127,8 +129,9 @@ def _within_limits(planner: Planner, start: JointState, leg: Leg, speed: np.ndar
 
 
 def sample(segment: Segment, settings: DriverSettings) -> Samples:
-    """About one sample per tick, the start and the end among them."""
-    count = int(np.clip(round(segment.duration_s / settings.tick_s), *SAMPLES))
+    """About one sample per tick, the start and the end among them; fewer of a slow motion, as close as a long way needs."""
+    turns = np.max(np.abs(segment.goal.q - segment.at(0.0).q)) / SAMPLE_RAD
+    count = max(int(np.clip(round(segment.duration_s / settings.tick_s), *SAMPLES)), int(np.ceil(turns)))
     step_s = segment.duration_s / count
     states = [segment.at(i * step_s) for i in range(count + 1)]
     q, v, a = (np.array([getattr(state, name) for state in states]) for name in ("q", "v", "a"))
