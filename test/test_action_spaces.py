@@ -194,3 +194,11 @@ def test_a_sticky_gripper_forgets_with_the_episode():
     assert sticky(0.0) == 1.0
     sticky.reset()
     assert sticky(0.0) == 0.0
+
+
+def test_a_rotation_of_fractal_is_a_vector_as_recorded_and_angles_as_published_models_say_it():
+    numbers = np.array([[0, 0, 0, 0.4, -0.3, 0.5, 1.0]])
+    recorded = convention("fractal_raw").to_product(numbers, start())
+    said = convention("fractal20220817_data").to_product(numbers)
+    assert np.allclose(recorded[0, 3:6], numbers[0, 3:6])
+    assert np.allclose(said[0, 3:6], Reference.from_euler("xyz", numbers[0, 3:6]).as_rotvec())

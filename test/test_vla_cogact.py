@@ -10,7 +10,7 @@ from vla_parts import edit_json, linked_copy, tool
 from actdistill_ros.contract.action_spaces.known import convention
 from actdistill_ros.contract.contract import ContractError
 from actdistill_ros.contract.observation import ArmPose, Observation
-from actdistill_ros.policy.planning import FixedPlan
+from actdistill_ros.policy.planning import Plan
 from actdistill_ros.policy.vla import cogact_checkpoint
 from actdistill_ros.policy.vla.cogact import actions_of
 from actdistill_ros.policy.vla.cogact_policy import CogACTPolicy, CogACTSettings
@@ -48,7 +48,7 @@ def observation(case=0, camera="front", instruction=None):
 
 
 def settings(**other):
-    return CogACTSettings(**{"camera": "front", "period_s": 0.2, "execute": 4} | other)
+    return CogACTSettings(**{"camera": "front", "frame": (480, 640), "period_s": 0.2, "execute": 4} | other)
 
 
 def executed(plan):
@@ -106,10 +106,30 @@ def test_a_step_says_what_the_declared_convention_makes_of_the_models_own_action
     assert np.allclose(result.chunk.actions, expected, atol=1e-6)
 
 
+def test_the_policy_says_what_it_promises_and_keeps_to_it(loaded):
+    policy = CogACTPolicy(loaded, settings())
+    promised = policy.contract
+    assert [(c.name, c.size, c.source_height, c.source_width) for c in promised.cameras] == [("front", 224, 480, 640)]
+    assert (promised.action.chunk, promised.action.execute, promised.statistics_key) == (16, 4, "bridge_orig")
+    assert promised.action.translation_limit_m == pytest.approx(np.linalg.norm([0.0287, 0.0417, 0.0402]))
+    assert promised.action.rotation_limit_rad == pytest.approx(0.0819 + 0.0929 + 0.2072)
+    actions = policy.step(observation()).chunk.actions
+    assert np.linalg.norm(actions[:, :3], axis=1).max() <= promised.action.translation_limit_m + 1e-9
+    assert np.linalg.norm(actions[:, 3:6], axis=1).max() <= promised.action.rotation_limit_rad + 1e-9
+
+
 def test_a_plan_leaves_layers_out_of_the_step(loaded):
-    result = CogACTPolicy(loaded, settings(), FixedPlan(executed("ends"))).step(observation())
+    seen = []
+
+    def plan(tokens):
+        seen.append(tokens.shape)
+        return Plan((1.0, 0.2, 0.1, 1.0), tuple(executed("ends")))
+
+    result = CogACTPolicy(loaded, settings(), plan, budget=0.5).step(observation())
     whole = CogACTPolicy(loaded, settings()).step(observation())
-    assert result.executed.tolist() == executed("ends") and result.compute_share == 0.5
+    assert seen == [(1, 256 + len(loaded.reader.cognition_prompt(openvla.INSTRUCTIONS[0])), 64)]
+    assert result.executed.tolist() == executed("ends") and result.compute_share == result.budget == 0.5
+    assert np.allclose(result.gates, [1.0, 0.2, 0.1, 1.0])
     assert not np.allclose(result.chunk.actions, whole.chunk.actions)
 
 
@@ -157,6 +177,7 @@ def test_the_head_stays_in_float32_beside_a_model_in_half_precision(run):
     [
         ({"execute": 17}, "chunks of 16 actions; execute 17"),
         ({"ensemble": WIDOWX}, "set execute to 1, not 4"),
+        ({"period_s": 0.0}, "above 0"),
         ({"sampling_steps": 30}, "cannot be walked in 30"),
     ],
 )

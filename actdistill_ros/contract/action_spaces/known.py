@@ -34,15 +34,24 @@ def arx5_pose(width_m: float = ARX5_WIDTH_M) -> Convention:
 
 _DECLARED = (
     Convention("product", Rotation.VECTOR, _OPEN_IS_ONE, "contract/chunk.py"),
-    Convention("bridge_orig", Rotation.EULER, _OPEN_IS_ONE, f"{_OXE}: bridge_orig_dataset_transform"),
     Convention(
-        "fractal20220817_data", Rotation.EULER, _OPEN_IS_ONE, f"{_OXE}: rt1_dataset_transform, gripper made absolute"
+        "bridge_orig",
+        Rotation.EULER,
+        _OPEN_IS_ONE,
+        f"{_OXE}: bridge_orig_dataset_transform; microsoft/CogACT sim_cogact: euler2axangle",
+    ),
+    Convention(
+        "fractal20220817_data",
+        Rotation.EULER,
+        _OPEN_IS_ONE,
+        f"{_OXE}: rt1_dataset_transform, gripper made absolute; microsoft/CogACT sim_cogact: euler2axangle",
     ),
     Convention(
         "fractal_raw",
-        Rotation.EULER,
+        Rotation.VECTOR,
         Gripper(closed=1.0, open=-1.0, relative=True),
-        f"{_OXE}: gripper_closedness_action as recorded, +1 closes, −1 opens, 0 keeps",
+        "simpler-env/SimplerEnv simpler_env/policies/rt1/rt1_model.py: action_rotation_mode axis_angle on the robot that "
+        f"the data is of; {_OXE}: gripper_closedness_action, +1 closes, −1 opens, 0 keeps",
     ),
     Convention(
         "libero_rlds", Rotation.VECTOR, _OPEN_IS_ONE, f"{_OXE}: libero_dataset_transform; {_LIBERO}", **_OSC_POSE

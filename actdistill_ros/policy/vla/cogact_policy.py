@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from actdistill_ros.contract.action_spaces.convention import Convention, Start
 from actdistill_ros.contract.action_spaces.known import of_statistics
-from actdistill_ros.contract.chunk import GRIPPER, Chunk
-from actdistill_ros.contract.contract import ContractError
+from actdistill_ros.contract.action_spaces.parts import Reference
+from actdistill_ros.contract.chunk import GRIPPER, ROTATION, TRANSLATION, Chunk
+from actdistill_ros.contract.contract import ActionSpace, CameraSpec, Contract, ContractError, Statistics
 from actdistill_ros.contract.observation import Observation
-from actdistill_ros.policy.planning import FixedPlan, Planner
+from actdistill_ros.policy.planning import Plan
 from actdistill_ros.policy.runtime import StepResult
 from actdistill_ros.policy.vla.cogact import actions_of
 from actdistill_ros.policy.vla.cogact_checkpoint import CogACTCheckpoint
@@ -23,11 +26,13 @@ from actdistill_ros.policy.vla.ensemble import AdaptiveEnsemble, EnsembleSetting
 
 @dataclass(frozen=True)
 class CogACTSettings:
-    """camera: the one that it sees; period_s: between two actions of a chunk, as in its training data; execute: how
-    many of a chunk run before the next; convention: what its actions are, None for what its statistics say; ensemble:
-    averages overlapping chunks, one action per step; seed: of the sampling noise."""
+    """camera: the one that it sees; frame: (height, width) of its frames, which are squeezed into the model's square
+    whole, as in training; period_s: between two actions of a chunk, as in its training data; execute: how many of a
+    chunk run before the next; convention: what its actions are, None for what its statistics say; ensemble: averages
+    overlapping chunks, one action per step; seed: of the sampling noise."""
 
     camera: str
+    frame: tuple[int, int]
     period_s: float
     execute: int
     convention: Convention | None = None
@@ -38,10 +43,20 @@ class CogACTSettings:
 
 
 class CogACTPolicy:
-    """Used from one thread at a time."""
+    """Used from one thread at a time. contract: what it promises, as checkpoints of this package say it."""
 
-    def __init__(self, checkpoint: CogACTCheckpoint, settings: CogACTSettings, planner: Planner | None = None) -> None:
-        """planner: all layers by default. Raises ContractError if the settings do not fit the checkpoint."""
+    def __init__(
+        self,
+        checkpoint: CogACTCheckpoint,
+        settings: CogACTSettings,
+        plan: Callable[[Tensor], Plan] | None = None,
+        budget: float = 1.0,
+    ) -> None:
+        """plan: which layers a step runs, chosen from what the decoder is given, (1, N, D); by default all. budget: the
+        share of decoder compute that the plans keep to on average.
+
+        Raises ContractError if the settings do not fit the checkpoint.
+        """
         chunk = checkpoint.model.head.shape.chunk
         if not 1 <= settings.execute <= chunk:
             raise ContractError(
@@ -49,13 +64,17 @@ class CogACTPolicy:
             )
         if settings.ensemble is not None and settings.execute != 1:
             raise ContractError(f"an ensemble makes one action per step; set execute to 1, not {settings.execute}.")
+        if not settings.period_s > 0:
+            raise ContractError(f"period_s is {settings.period_s}, expected seconds between two actions, above 0.")
         try:
             checkpoint.model.schedule.sampling_times(settings.sampling_steps)
         except ValueError as error:
             raise ContractError(f"{checkpoint.identity}: {error}.") from error
         self._checkpoint, self._settings = checkpoint, settings
         self._convention = settings.convention or of_statistics(checkpoint.statistics_key)
-        self._planner = planner or FixedPlan([True] * len(checkpoint.model.vlm.decoder.layers))
+        self.contract = _contract(checkpoint, settings, self._convention)
+        self.checkpoint_id = checkpoint.identity
+        self._plan, self._budget = plan or _all_layers(len(checkpoint.model.vlm.decoder.layers)), budget
         self._ensemble = AdaptiveEnsemble(settings.ensemble) if settings.ensemble else None
         self._instruction: str | None = None
         self._noise = torch.Generator().manual_seed(settings.seed)
@@ -72,9 +91,7 @@ class CogACTPolicy:
         settings, model = self._settings, self._checkpoint.model
         if settings.camera not in observation.images:
             seen = ", ".join(observation.images) or "none"
-            raise ContractError(
-                f"{self._checkpoint.identity} needs camera {settings.camera}; the observation has {seen}."
-            )
+            raise ContractError(f"{self.checkpoint_id} needs camera {settings.camera}; the observation has {seen}.")
         if self._ensemble and observation.instruction != self._instruction:
             self._ensemble.reset()
         self._instruction = observation.instruction
@@ -91,7 +108,7 @@ class CogACTPolicy:
         done()
         tokens = model.vlm.embed_inputs(pixels, ids)  # (1, N, D)
         done()
-        plan = self._planner(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
+        plan = self._plan(tokens)
         done()
         cognition = model.cognition(tokens, plan.executed)  # (1, D)
         done()
@@ -104,7 +121,7 @@ class CogACTPolicy:
         latency_ms = {name: 1e3 * (b - a) for name, a, b in zip(stages, times[:-1], times[1:], strict=True)}
         latency_ms["step"] = 1e3 * (times[-1] - times[0])
         gates, executed = np.array(plan.gates, dtype=np.float32), np.array(plan.executed)
-        return StepResult(chunk, gates, executed, latency_ms, self._planner.budget)
+        return StepResult(chunk, gates, executed, latency_ms, self._budget)
 
     def _chunk(self, sampled: np.ndarray, observation: Observation) -> Chunk:
         actions = actions_of(sampled, self._checkpoint.active_statistics)  # (K, A)
@@ -115,5 +132,32 @@ class CogACTPolicy:
         actions[:, GRIPPER] = actions[:, GRIPPER] > 0.5  # chunks that disagree are averaged to something in between
         return Chunk(
             actions, self._settings.period_s, self._settings.execute, observation.stamp_s, observation.instruction,
-            self._checkpoint.identity,
+            self.checkpoint_id,
         )  # fmt: skip
+
+
+def _all_layers(count: int) -> Callable[[Tensor], Plan]:
+    plan = Plan((1.0,) * count, (True,) * count)
+    return lambda tokens: plan
+
+
+def _contract(checkpoint: CogACTCheckpoint, settings: CogACTSettings, convention: Convention) -> Contract:
+    length = 1 if settings.ensemble else checkpoint.model.head.shape.chunk
+    metres, radians = _largest(checkpoint.active_statistics, convention)
+    return Contract(
+        robot=checkpoint.statistics_key,
+        cameras=(CameraSpec(settings.camera, checkpoint.vision.size, *settings.frame),),
+        action=ActionSpace(settings.period_s, length, settings.execute, metres, radians),
+        statistics=checkpoint.statistics,
+        statistics_key=checkpoint.statistics_key,
+        state=(),
+    )
+
+
+def _largest(statistics: Statistics, convention: Convention) -> tuple[float, float]:
+    """What no delta exceeds [m, rad]: samples are clipped to the range of the data. Poses have no such limit."""
+    if convention.reference is Reference.ABSOLUTE:
+        return float("inf"), float("inf")
+    masked = np.where(statistics.mask, np.maximum(np.abs(statistics.q01), np.abs(statistics.q99)), 1.0)  # (A,)
+    turned = masked[ROTATION].sum()  # three turns one after the other go no further than their sum
+    return float(np.linalg.norm(masked[TRANSLATION]) * convention.metres), float(turned * convention.radians)
