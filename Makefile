@@ -2,7 +2,7 @@
 PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.13; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: setup test demo bench clean
+.PHONY: setup test demo bench libero clean
 .NOTPARALLEL:
 
 setup:
@@ -20,5 +20,9 @@ bench: setup
 	.venv/bin/actdistill bench depth --checkpoint models/tabletop-student --threads 1 --json out/bench_depth.json
 	.venv/bin/actdistill bench driver --checkpoint models/tabletop-teacher --commands 2000 --json out/bench_driver.json
 
+# LIBERO and its simulator in .venv-libero, for `actdistill eval --suite libero_spatial`; 2.1 GB, so no part of setup.
+libero: setup
+	@$(PYTHON) tools/set_up_libero.py
+
 clean:
-	rm -rf build install log .venv
+	rm -rf build install log .venv .venv-libero

@@ -22,7 +22,7 @@ import set_up  # noqa: E402
 import system_packages  # noqa: E402
 
 KEYS = {"numpy": "python3-numpy", "cv2": "python3-opencv", "yaml": "python3-yaml"}
-ROS_FREE = ("contract", "policy", "distill", "control", "data", "trials", "camera", "arm", "sim", "teleop")
+ROS_FREE = ("contract", "policy", "distill", "control", "data", "trials", "camera", "arm", "sim", "teleop", "suites")
 NO_SIMULATOR = ("contract", "policy", "distill", "control")
 
 

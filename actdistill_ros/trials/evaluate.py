@@ -16,11 +16,14 @@ import numpy as np
 
 from actdistill_ros.contract.contract import ContractError
 from actdistill_ros.sim.staging import SUITES, TASKS, check
+from actdistill_ros.suites.libero import protocol as libero
 from actdistill_ros.trials.interval import wilson
 from actdistill_ros.trials.report import machine
 
 BLOCK_PLACE = slice(-6, -3)  # of `aux_targets`: the block that matters
 FILM_LIMIT = 12  # failures that a film shows
+EPISODES, SEED = 200, 100_000  # on the tabletop
+TABLETOP_ONLY, LIBERO_ONLY = ("task", "held_out", "execute", "workers", "video"), ("out", "libero")
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,17 @@ class Outcome:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--suite", choices=SUITES, default="tabletop")
     parser.add_argument(
-        "--episodes", type=int, default=200, help="tasks take turns: episode i is task i mod 4 with seed + i"
+        "--checkpoint", type=Path, required=True, help="folder; or `scripted`, which tries libero_spatial out"
     )
-    parser.add_argument("--seed", type=int, default=100_000)
+    parser.add_argument("--suite", choices=(*SUITES, *libero.SUITES), default="tabletop")
+    parser.add_argument(
+        "--episodes",
+        type=int,
+        help=f"tasks take turns: episode i is task i mod 4 with seed + i (tabletop, default {EPISODES}), or the next trial "
+        f"of task i mod 10 (LIBERO, default: all, {libero.TRIALS_PER_TASK} of each)",
+    )
+    parser.add_argument("--seed", type=int, help=f"default {SEED} (LIBERO: {libero.POLICY_SEED}, of the policy)")
     parser.add_argument("--task", choices=TASKS, help="this task only")
     parser.add_argument("--held-out", action="store_true", help="instructions phrased as training never phrased them")
     parser.add_argument("--execute", type=int, help="actions run per chunk (default: what the contract says)")
@@ -79,13 +87,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="router (default; all layers where there is none), random (drawn anew in each step, within --budget), "
         "or the layers to run: 0,1,2,11",
     )
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--workers", type=int, help="processes (default: one per core)")
     parser.add_argument("--threads", type=int, default=1, help="torch threads of each worker")
     parser.add_argument("--json", type=Path, help="write what was measured to this file")
     parser.add_argument("--video", type=Path, help=f"film of the first {FILM_LIMIT} failures")
+    parser.add_argument("--out", type=Path, help="LIBERO: folder of the run, which goes on there if it was stopped")
+    parser.add_argument("--libero", type=Path, help="LIBERO: its Python environment (default: .venv-libero)")
 
 
 def run(args: argparse.Namespace) -> int:
+    elsewhere = TABLETOP_ONLY if args.suite in libero.SUITES else LIBERO_ONLY
+    if useless := [name.replace("_", "-") for name in elsewhere if getattr(args, name) not in (None, False)]:
+        raise ContractError(f"--{useless[0]} says nothing about suite {args.suite}; leave it out")
+    if args.suite in libero.SUITES:
+        from actdistill_ros.suites.libero import command
+
+        return command.run(args)
+    args.episodes = EPISODES if args.episodes is None else args.episodes
+    args.seed = SEED if args.seed is None else args.seed
+    args.workers = args.workers or os.cpu_count() or 1
+    return tabletop(args)
+
+
+def tabletop(args: argparse.Namespace) -> int:
     from actdistill_ros.policy.runtime import PolicyRuntime
 
     if args.episodes < 1:

@@ -1,0 +1,147 @@
+"""What a policy is shown of LIBERO and what becomes of its actions there."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from libero_parts import stand_in_environment
+
+from actdistill_ros import cli
+from actdistill_ros.contract.contract import ActionSpace, CameraSpec, Contract, ContractError, Statistics
+from actdistill_ros.contract.rotation import from_rotation_vector
+from actdistill_ros.policy import checkpoint
+from actdistill_ros.policy.config import PolicyConfig
+from actdistill_ros.policy.model import Policy
+from actdistill_ros.policy.runtime import PolicyRuntime
+from actdistill_ros.suites.libero import policies, preprocess, protocol
+from actdistill_ros.suites.libero.scripted import BOWL, PLATE, Scripted
+from actdistill_ros.suites.policy import Look
+
+ROOT = Path(__file__).resolve().parent.parent
+LIBERO = Contract(
+    robot="panda",
+    cameras=(CameraSpec("agentview", 32, 256, 256),),
+    action=ActionSpace(0.05, 8, 4, 0.05, 0.5),
+    statistics={"libero": Statistics((-0.05,) * 6 + (0.0,), (0.05,) * 6 + (1.0,), (True,) * 6 + (False,), 1)},
+    statistics_key="libero",
+    instructions=("put the bowl on the plate",),
+)
+
+
+def saved(folder: Path, contract: Contract = LIBERO) -> Path:
+    """A checkpoint with random weights, as small as the policy allows."""
+    torch.manual_seed(0)
+    config = PolicyConfig(
+        ("bowl", "on", "plate", "put", "the"),
+        cameras=tuple(camera.name for camera in contract.cameras),
+        image_size=32,
+        vision_tokens=(2,),
+        vision_width=8,
+        width=20,
+        feed_forward=16,
+        layers=2,
+    )
+    checkpoint.save(folder, Policy(config), contract)
+    return folder
+
+
+def look(frame: np.ndarray | None = None) -> Look:
+    frame = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8) if frame is None else frame
+    state = np.array([-0.2, 0.01, 1.17, 3.14, 0.02, -0.09, 0.03, -0.03])
+    objects = {BOWL: np.array([0, 0.1, 0.9, 0, 0, 0, 1]), PLATE: np.array([0.1, 0.2, 0.9, 0, 0, 0, 1])}
+    return Look({"agentview": frame}, state, "put the bowl on the plate", objects)
+
+
+class Seen:
+    """A runtime that notes what it is shown and answers what it was made with."""
+
+    def __init__(self, runtime, answer=None):
+        self.contract, self.checkpoint_id, self._runtime, self._answer = (
+            runtime.contract,
+            runtime.checkpoint_id,
+            runtime,
+            answer,
+        )
+
+    def step(self, observation):
+        self.observation = observation
+        result = self._runtime.step(observation)
+        return result if self._answer is None else replace(result, chunk=replace(result.chunk, actions=self._answer))
+
+
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory):
+    return PolicyRuntime.load(saved(tmp_path_factory.mktemp("checkpoint") / "libero"))
+
+
+def test_a_checkpoint_answers_as_many_actions_as_it_means_to_run_with_what_it_cost(runtime):
+    decision = policies.RuntimePolicy(runtime, preprocess.turn).act(look())
+    assert decision.actions.shape == (4, 7) and np.isfinite(decision.actions).all()
+    assert np.abs(decision.actions[:, :6]).max() <= 1 and set(decision.actions[:, 6]) <= {-1.0, 1.0}
+    assert list(decision.executed) == [True, True] and decision.decoder_ms > 0 and decision.budget == 1.0
+
+
+def test_metres_and_radians_become_the_controllers_units_and_an_open_gripper_minus_one(runtime):
+    actions = np.zeros((8, 7))
+    actions[0] = [0.05, 0, 0, 0, 0, 0.25, 1.0]
+    actions[1] = [0, -0.2, 0, 0, 0, 0, 0.0]
+    found = policies.RuntimePolicy(Seen(runtime, actions), preprocess.turn).act(look()).actions
+    assert found[0] == pytest.approx([1, 0, 0, 0, 0, 0.5, -1]) and found[1] == pytest.approx([0, -1, 0, 0, 0, 0, 1])
+
+
+def test_the_policy_sees_the_frame_prepared_once_and_the_arm_in_the_products_terms(runtime):
+    seen = Seen(runtime)
+    policies.RuntimePolicy(seen, preprocess.view).act(look())
+    observation = seen.observation
+    assert (observation.images["agentview"] == preprocess.view(look().images["agentview"])).all()
+    assert observation.instruction == "put the bowl on the plate" and observation.gripper_measured == pytest.approx(
+        0.75
+    )
+    assert observation.tcp_commanded.position_m.tolist() == [-0.2, 0.01, 1.17]
+    assert observation.tcp_commanded.rotation == pytest.approx(from_rotation_vector(np.array([3.14, 0.02, -0.09])))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"cameras": (CameraSpec("front", 32, 256, 256),)}, {"action": ActionSpace(0.1, 8, 4, 0.05, 0.5)}],
+    ids=["camera", "rate"],
+)
+def test_a_checkpoint_for_other_cameras_or_another_rate_is_refused(tmp_path, changed):
+    other = PolicyRuntime.load(saved(tmp_path / "other", replace(LIBERO, **changed)))
+    with pytest.raises(ContractError, match="LIBERO shows agentview, robot0_eye_in_hand at 20 Hz"):
+        policies.RuntimePolicy(other, preprocess.turn)
+
+
+def test_the_bundled_teacher_is_refused_in_one_sentence(tmp_path, capsys):
+    place = stand_in_environment(tmp_path / "libero")
+    words = [
+        "--checkpoint",
+        str(ROOT / "models" / "tabletop-teacher"),
+        "--suite",
+        "libero_spatial",
+        "--libero",
+        str(place),
+    ]
+    assert cli.main(["eval", *words, "--out", str(tmp_path / "run")]) == 2
+    assert "is for arx_x5: cameras front, wrist at 10 Hz" in capsys.readouterr().err
+
+
+def test_a_checkpoint_is_judged_by_the_command_with_its_decoder_in_the_report(tmp_path, capsys):
+    place, folder = stand_in_environment(tmp_path / "libero"), saved(tmp_path / "student")
+    words = ["--checkpoint", str(folder), "--suite", "libero_object", "--libero", str(place), "--episodes", "1"]
+    report = tmp_path / "report.json"
+    assert cli.main(["eval", *words, "--plan", "0", "--out", str(tmp_path / "run"), "--json", str(report)]) == 0
+    found = json.loads(report.read_text())
+    assert found["checkpoint"].startswith("student@") and found["outcomes"] == [0] and found["mean_steps"] == 280
+    assert found["layers_executed_mean"] == 1 and found["decoder_flops_share"] == 0.5 and found["decoder_ms"]["p50"] > 0
+
+
+def test_the_script_reads_the_objects_and_nothing_else():
+    script = Scripted()
+    script.begin("put the bowl on the plate")
+    action = script.act(look(np.zeros((2, 2, 3), dtype=np.uint8))).actions
+    assert action.shape == (1, 7) and action[0, 6] == -1 and action[0, 0] == 1 and action[0, 1] == 1
+    assert protocol.still()[6] == action[0, 6]
