@@ -135,7 +135,7 @@ class Converter:
         if isinstance(action, Deltas):
             told = np.column_stack([self._numbers(recorded, columns, where) for columns in action.columns])
             self._check_gripper(told[:, GRIPPER], action, where)
-            moves = action.convention.to_product(told, Start(ArmPose(*state[0][:2]), state[0][2]))
+            moves = action.convention.to_product(told, Start(ArmPose(*state[0][:2]), min(max(state[0][2], 0.0), 1.0)))
         elif isinstance(action, Poses):
             moves = _between(state[0], self._poses(recorded, action.pose, "action", where))
         else:
@@ -192,7 +192,7 @@ class Converter:
 
 
 def _opening(values: np.ndarray, closed: float, opened: float, where: str) -> np.ndarray:
-    """(T,) readings to 0 closed … 1 open; DataError if they are not between the two."""
+    """(T,) readings to 0 closed … 1 open, or a little beyond where fingers give way; DataError if far from it."""
     opening = (values - closed) / (opened - closed)
     outside = np.flatnonzero((opening < -GRIPPER_SLACK) | (opening > 1 + GRIPPER_SLACK))
     if len(outside):
@@ -200,7 +200,7 @@ def _opening(values: np.ndarray, closed: float, opened: float, where: str) -> np
             f"frame {outside[0]} in {where} has the gripper at {values[outside[0]]:g}, expected {closed:g} closed to "
             f"{opened:g} open; correct closed and open, or the convention, in the mapping."
         )
-    return np.clip(opening, 0.0, 1.0)
+    return opening
 
 
 def chunks(action: np.ndarray, size: int = CHUNK) -> np.ndarray:
@@ -215,7 +215,7 @@ def _between(start: tuple, targets: list[tuple]) -> np.ndarray:
     """(T, 7): how to get from each pose to the next one, and the opening there."""
     poses = [ArmPose(*start[:2]), *(ArmPose(*target[:2]) for target in targets)]
     moves = [np.concatenate(difference(goal, here)) for here, goal in pairwise(poses)]
-    return np.column_stack([moves, [target[2] for target in targets]])
+    return np.column_stack([moves, np.clip([target[2] for target in targets], 0.0, 1.0)])
 
 
 def _decimated(action: np.ndarray, stride: int) -> np.ndarray:
