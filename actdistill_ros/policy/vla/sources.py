@@ -17,8 +17,8 @@ from torch import Tensor
 from actdistill_ros.contract.contract import ContractError
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-PART_BYTES = 32 << 20
-_REOPEN_BYTES = 256 << 20  # pages of a mapped file count as this process's memory until the mapping is closed
+PART_BYTES = 16 << 20
+_REOPEN_SHARE = 50  # a `.pt` is mapped anew after this part of it was read, for the same reason as a shard is
 
 _PARTS = {  # a Prismatic run's parts; their names in the Hugging Face layout, which is the one used here
     "vision_backbone": {
@@ -77,10 +77,10 @@ class ShardedSafetensors:
         self.shapes |= found
 
     def parts(self, name: str) -> Iterator[tuple[slice, Tensor]]:
-        with safe_open(self._file_of[name], framework="pt") as shard:
-            stored = shard.get_slice(name)
-            for rows in _row_slices(self.shapes[name]):
-                yield rows, stored[rows]
+        for rows in _row_slices(self.shapes[name]):
+            # Opened for each part: pages of a mapped file count as this process's memory until it is closed.
+            with safe_open(self._file_of[name], framework="pt") as shard:
+                yield rows, shard.get_slice(name)[rows]
 
 
 def _indexed(folder: Path) -> dict[str, Path]:
@@ -115,7 +115,7 @@ class PrismaticFile:
         tensors = self._tensors
         self.shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         self.others = {
-            part: {name: tuple(tensor.shape) for name, tensor in held.items()}
+            part: {n: tuple(tensor.shape) for n, tensor in held.items()} if isinstance(held, dict) else {}
             for part, held in self._model.items()
             if part not in _PARTS
         }
@@ -148,20 +148,25 @@ class PrismaticFile:
         return {_renamed(part, name): tensor for part in _PARTS for name, tensor in self._model[part].items()}
 
     def parts(self, name: str) -> Iterator[tuple[slice, Tensor]]:
-        yield from self._slices(self._tensors[name])
+        for rows in _row_slices(self.shapes[name]):
+            self._reopen_if_due()
+            yield rows, self._counted(self._tensors[name][rows])
 
     def other_parts(self, part: str, name: str) -> Iterator[tuple[slice, Tensor]]:
         """The same for a tensor of `others`."""
-        yield from self._slices(self._model[part][name])
+        for rows in _row_slices(self.others[part][name]):
+            self._reopen_if_due()
+            yield rows, self._counted(self._model[part][name][rows])
 
-    def _slices(self, tensor: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        for rows in _row_slices(tuple(tensor.shape)):
-            yield rows, tensor[rows] if tensor.dim() else tensor
-        self._read_since_open += tensor.nbytes
-        del tensor
-        if self._read_since_open > _REOPEN_BYTES:
+    def _reopen_if_due(self) -> None:
+        if self._read_since_open > max(PART_BYTES, self._path.stat().st_size // _REOPEN_SHARE):
             self._read_since_open = 0
-            del self._tensors, self._model
+            self.__dict__.pop("_tensors", None)
+            self.__dict__.pop("_model", None)
+
+    def _counted(self, part: Tensor) -> Tensor:
+        self._read_since_open += part.nbytes
+        return part
 
 
 def _renamed(part: str, name: str) -> str:
