@@ -12,6 +12,7 @@ COMMANDS = {
     "up": ("actdistill_ros.up", "bring the arm up: driver, cameras, policy, monitor"),
     "collect": ("actdistill_ros.data.collect", "record episodes of the scripted expert"),
     "dataset import": ("actdistill_ros.data.importing", "a LeRobot or RLDS data set from elsewhere into one of ours"),
+    "dataset verify": ("actdistill_ros.data.verify", "read and decode all of a data set, and name what is wrong"),
     "train": ("actdistill_ros.policy.train", "train a policy on recorded episodes"),
     "distill": ("actdistill_ros.distill.command", "distil a teacher into a student that runs a share of its layers"),
     "eval": ("actdistill_ros.trials.evaluate", "closed-loop success of a checkpoint in the simulator, without ROS"),

@@ -1,0 +1,74 @@
+"""`actdistill dataset verify`: a whole data set passes, and each fault is named."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from test_data_lerobot import episode, writer
+
+from actdistill_ros import cli
+from actdistill_ros.data import statistics
+from actdistill_ros.data.lerobot import Dataset
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    with writer(tmp_path / "set") as out:
+        for seed in range(5):
+            out.add(episode(seed))
+    return tmp_path / "set"
+
+
+def change(folder, name: str, frame: int, value) -> None:
+    """Overwrite one number in the second data file."""
+    path = folder / "data/chunk-000/file-001.parquet"
+    table = pq.read_table(path)
+    column = table[name].combine_chunks()
+    flat = column
+    while pa.types.is_nested(flat.type):
+        flat = flat.flatten()
+    values = flat.to_numpy(zero_copy_only=False).copy()
+    values[frame * (len(values) // len(table))] = value
+    changed = pa.array(values) if flat is column else pa.FixedSizeListArray.from_arrays(pa.array(values), 7)
+    changed = table.set_column(table.column_names.index(name), name, changed)
+    pq.write_table(changed.replace_schema_metadata(table.schema.metadata), path)
+
+
+def verify(folder, capsys) -> str:
+    assert cli.main(["dataset", "verify", str(folder)]) == 1
+    return capsys.readouterr().err
+
+
+def test_a_whole_data_set_has_no_faults(recorded, tmp_path, capsys):
+    statistics.save(recorded, "arm", Dataset.open(recorded).columns("chunk"))
+    assert cli.main(["dataset", "verify", str(recorded), "--json", str(tmp_path / "found.json")]) == 0
+    assert "5 episodes, 19 frames, front, wrist: no faults" in capsys.readouterr().out
+    assert json.loads((tmp_path / "found.json").read_text())["faults"] == []
+
+
+def test_a_number_that_is_not_finite_is_named_with_its_frame(recorded, capsys):
+    change(recorded, "action", 1, np.nan)
+    frame = len(episode(0)) + len(episode(1)) + 1
+    assert f"column action is not finite in frame {frame} (episode 2)" in verify(recorded, capsys)
+
+
+def test_counters_and_times_that_do_not_count_are_named(recorded, capsys):
+    change(recorded, "timestamp", 2, 9.0)
+    assert "episode 2: timestamp does not count as it should" in verify(recorded, capsys)
+
+
+def test_a_damaged_video_and_data_file_are_named(recorded, capsys):
+    video = recorded / "videos/observation.images.wrist/chunk-000/file-002.mp4"
+    video.write_bytes(video.read_bytes()[:-500])
+    told = verify(recorded, capsys)
+    assert "episode 4: video" in told and "file-002.mp4" in told
+    data = recorded / "data/chunk-000/file-000.parquet"
+    data.write_bytes(data.read_bytes()[:-50])
+    assert "column action: data file" in verify(recorded, capsys)
+
+
+def test_statistics_of_other_data_are_named(recorded, capsys):
+    statistics.save(recorded, "arm", Dataset.open(recorded).columns("chunk")[:5])
+    assert "statistics arm are not those of the data" in verify(recorded, capsys)
