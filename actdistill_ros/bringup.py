@@ -17,11 +17,12 @@ from actdistill_ros.contract import contract
 from actdistill_ros.contract.contract import Contract
 from actdistill_ros.sim import meshes
 from actdistill_ros.sim.layout import CAMERAS as SIM_CAMERAS
+from actdistill_ros.teleop import spacemouse
 
 PACKAGE = "actdistill_ros"
 DRIVER = "arm_driver_node"
 NAMESPACE = re.compile(r"/?[A-Za-z]\w*(/[A-Za-z]\w*)*", re.ASCII)
-TELEOP = ("none", "keyboard", "joy", "serial")
+TELEOP = ("none", "keyboard", "joy", "spacemouse", "serial")
 Parameter = bool | int | float | str | tuple[str, ...]
 
 
@@ -49,8 +50,8 @@ ARGUMENTS = (
     Argument("instruction", "what the arm should do, in words; empty: wait for execute_task", ""),
     Argument("namespace", "ROS namespace of every node, for example left_arm; empty: none", ""),
     Argument("cameras", "names of the cameras, comma separated; empty: those of the checkpoint", ""),
-    Argument("teleop", "what the operator holds: nothing, this terminal, a gamepad (topic joy), or what is on a serial "
-             "line: a leader arm, or a switch that lets teleop/twist of others through", "none", TELEOP),
+    Argument("teleop", "what the operator holds: nothing, this terminal, a gamepad (topic joy), a SpaceMouse, or what "
+             "is on a serial line: a leader arm, or a switch that lets teleop/twist of others through", "none", TELEOP),
     Argument("teleop_port", "serial port of the leader arm or switch, for example /dev/ttyUSB0 (teleop:=serial)", ""),
     Argument("rviz", "show the arm in RViz", "false", ("false", "true")),
     Argument("record", "new video file (.mp4) for the overlay image; empty: record nothing", ""),
@@ -329,6 +330,11 @@ def _teleop(
                 "terminal beside it."
             )
         parameters["terminal"] = path
+    elif source == "spacemouse":
+        try:
+            spacemouse.find()
+        except ValueError as error:
+            raise BringupError(f"teleop:=spacemouse: {error}.") from error
     elif find("joy", "joy_node"):
         nodes.append(NodeSpec("joy_node", "joy_node", {"autorepeat_rate": 20.0}, package="joy", essential=False))
     else:

@@ -12,8 +12,8 @@ import sys
 import threading
 
 BUS, TICK, GUARD = 26, 28, 30
-"""Real-time priorities: the vendor SDK's threads, the driver's tick, and the guard that must always be able to kill an SDK
-that spins. Those of the kernel's interrupts are 50."""
+"""Real-time priorities: the vendor SDK's threads, the driver's tick, and the guard, which must always be able to kill
+an SDK that spins. Those of the kernel's interrupts are 50."""
 NEEDED = 40
 """What `ulimit -r` should say; a lower limit is used as far as it goes."""
 SPIN_S = 0.5
@@ -53,10 +53,11 @@ def _claim(thread: int, priority: int) -> str:
         _limit_spinning()
         os.sched_setscheduler(thread, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(level))
     except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
         return (
-            f"no real-time priority ({getattr(error, 'strerror', None) or error}): on a busy machine the arm's ticks come late. "
-            f'Allow it: echo "$USER - rtprio {NEEDED}" | sudo tee /etc/security/limits.d/actdistill.conf, log in again, '
-            f"and `ulimit -r` says {NEEDED}; docs/real_arm.md says more"
+            f"no real-time priority ({why}): on a busy machine the arm's ticks come late. Allow it: "
+            f'echo "$USER - rtprio {NEEDED}" | sudo tee /etc/security/limits.d/actdistill.conf, then log in again; '
+            "docs/real_arm.md says more"
         )
     return ""
 

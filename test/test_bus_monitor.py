@@ -9,6 +9,7 @@ import pytest
 from actdistill_ros.arm import sdk_settings
 from actdistill_ros.arm.bus_monitor import BusMonitor
 from actdistill_ros.arm.frames import (
+    BRAKE,
     DM_ENABLE,
     MODELS,
     Answer,
@@ -103,6 +104,49 @@ def test_answers_that_stay_behind_are_late():
             monitor.take(*encode_answer(motor, Answer(0.5, 0.0, 0.0, 1, (30, 30))), at)
         words = monitor.faults(monitor.answers(), at).get("joint4", "")
     assert words == "answers late"
+
+
+def late(monitor: BusMonitor, begin_s: float, cycles: int, delay: int, pause: int = 0) -> list[str]:
+    """joint4's fault after each cycle of 2 ms, with answers `delay` cycles behind from the tenth on; nobody asks in the
+    last `pause` cycles."""
+    motor, words = X5[3], []
+    for cycle in range(cycles):
+        at = begin_s + 0.002 * cycle
+        if cycle < cycles - pause:
+            monitor.take(motor.id, damping(motor, 1.0), at)
+        if cycle < min(10, cycles - pause) or cycle >= 10 + delay:
+            monitor.take(*encode_answer(motor, Answer(0.5, 0.0, 0.0, 1, (30, 30))), at)
+        words.append(monitor.faults(monitor.answers(), at).get("joint4", ""))
+    return words
+
+
+def test_answers_later_than_the_timeout_are_missed_and_then_called_late():
+    words = late(BusMonitor(SDK), 100.0, 400, 100)
+    assert words[70] == "no answer" and set(words[115:]) == {"answers late"}
+
+
+def test_answers_that_go_on_after_the_last_command_are_late_whatever_was_believed():
+    monitor = BusMonitor(SDK)
+    late(monitor, 100.0, 1200, 100)  # believed to be punctual again: it may have been away
+    assert late(monitor, 102.4, 200, 0, pause=20)[-1] == "answers late"
+
+
+def test_a_motor_that_was_away_for_less_is_believed_once_a_pause_shows_that_no_answer_is_on_the_way():
+    wire = Wire().run(0.1)
+    wire.mute = {"joint4"}
+    wire.run(0.3).mute = set()
+    assert wire.run(0.01).faults == {"joint4": "answers late"}
+    wire.now_s += 0.005
+    wire.faults
+    assert wire.run(0.01).faults == {}
+
+
+def test_a_frame_that_brakes_is_the_same_to_motors_of_both_kinds():
+    for motor in (X5[0], L5[0], X5[3]):
+        command = decode_command(motor, BRAKE)
+        assert command.kp == 0.0 and command.kd > 1.0
+        assert abs(command.velocity_rad_s) < 0.02 and abs(command.torque_nm) < 0.02
+    assert not is_ec_answer(BRAKE)
 
 
 def test_few_lost_answers_are_no_lateness():

@@ -14,6 +14,7 @@ from actdistill_ros.arm import adapters, can, doctor
 from actdistill_ros.arm.can import SocketCan
 from actdistill_ros.arm.emulated.link import EmulatedCan
 from actdistill_ros.arm.emulated.plant import gripper_readout
+from actdistill_ros.arm.frames import BRAKE
 
 
 def look(bus: Bus, motors: bool = True, model: str | None = None) -> dict[str, doctor.Finding]:
@@ -33,6 +34,7 @@ def test_a_healthy_arm_is_read_and_nothing_moves(request, made):
     assert wrong(found) == {}
     assert "88 mm open" in found["gripper"].text and "32 °C" in found["joint2"].text
     assert all(command.kp == 0.0 and abs(command.torque_nm) < 0.02 for _, command in bus.commands())
+    assert {frame.data for frame in bus.frames() if frame.pid} == {BRAKE}
     assert all(abs(bus.real()[name][0] - before[name][0]) < 0.1 for name in ("joint4", "joint5", "joint6", "gripper"))
 
 
@@ -61,7 +63,9 @@ def test_what_is_wrong_is_named_with_its_remedy(bus, fault, name, words):
 @pytest.mark.parametrize("told", ["X5", "L5"])
 def test_the_other_model_is_recognised(request, told):
     bus = request.getfixturevalue("l5" if told == "X5" else "bus")
-    assert f"no {told}; for an {bus.model}, set model: {bus.model}" in wrong(look(bus, model=told))["model"]
+    found = wrong(look(bus, model=told))
+    assert {frame.data for frame in bus.frames() if frame.pid} == {BRAKE}  # which is the same to both kinds of motors
+    assert f"no {told}; for an {bus.model}, set model: {bus.model}" in found["model"]
 
 
 def test_a_bus_in_use_is_left_alone(bus):

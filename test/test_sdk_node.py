@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 import pytest
 from arm_parts import HOME_Q, action, chunk
@@ -20,6 +19,10 @@ from actdistill_ros.msg import ActionChunk, ArmState
 from actdistill_ros.nodes import qos
 from actdistill_ros.nodes.arm_messages import chunk_message
 from actdistill_ros.srv import SetMode
+
+
+TRIES, STATES = 5, 40
+"""Chunks that may be lost before both sides know each other, and states to wait for each."""
 
 
 @pytest.fixture
@@ -51,7 +54,22 @@ class Node:
         ros.until(bus.stiff, "power")
 
     def move(self) -> None:
-        self.chunks.publish(chunk_message(replace(chunk(*[action(x=0.01)] * 8, stamp_s=time.time()))))
+        """Until the driver has the chunk: it may not know this publisher yet, though this one knows the driver."""
+        for _ in range(TRIES):
+            message = chunk_message(chunk(*[action(x=0.01)] * 8, stamp_s=time.time()))
+            self.chunks.publish(message)
+            if self._took(message.header.stamp):
+                return
+        pytest.fail(f"the driver took none of {TRIES} chunks; it says {self.states[-1].reason}")
+
+    def _took(self, stamp) -> bool:
+        """Whether the chunk with this stamp is in one of the driver's next states."""
+        before = len(self.states)
+        self.ros.until(lambda: self._has(stamp, before) or len(self.states) > before + STATES, "the driver's state")
+        return self._has(stamp, before)
+
+    def _has(self, stamp, since: int) -> bool:
+        return any(state.chunk_stamp == stamp for state in self.states[since:])
 
 
 @pytest.fixture

@@ -194,7 +194,7 @@ def test_a_twist_in_another_frame_stops_the_arm_and_says_why(robot, line):
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
-        ({"source": "mind"}, "parameter source is 'mind', expected one of keyboard, joy, serial"),
+        ({"source": "mind"}, "parameter source is 'mind', expected one of keyboard, joy, spacemouse, serial"),
         ({"frame": "world"}, "parameter frame is 'world', expected one of base, tool"),
         ({"source": "serial"}, "no serial port is named"),
         ({"source": "serial", "serial_port": "/dev/nowhere"}, "cannot be opened"),

@@ -15,6 +15,20 @@ from actdistill_ros.teleop.gamepad import Gamepad, Mapping
 from actdistill_ros.teleop.keyboard import HELD_S, Keyboard
 from actdistill_ros.teleop.serial_switch import SILENT_S, SerialSwitch, frame, parse
 from actdistill_ros.teleop.source import Intent, SourceError, SourceLost
+from actdistill_ros.teleop.spacemouse import (
+    ABS,
+    DROPPED,
+    EVENT,
+    KEY,
+    LEFT,
+    MOVED_S,
+    QUIET_S,
+    REL,
+    RIGHT,
+    SYN,
+    SpaceMouse,
+    find,
+)
 
 JOG = np.repeat([0.2, 0.8], 3)
 
@@ -261,3 +275,112 @@ def test_a_port_that_does_not_exist_is_refused():
         SerialSwitch("/dev/nowhere", 115200, 0.0)
     with pytest.raises(SourceError, match="no serial port is named"):
         SerialSwitch("", 115200, 0.0)
+
+
+class Puck:
+    """A SpaceMouse whose events come through a pipe."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        self.hand = os.open(path, os.O_RDWR)
+        self.mouse, self.now_s = SpaceMouse(path), 100.0
+
+    def send(self, *events: tuple[int, int, int]) -> Intent:
+        os.write(self.hand, b"".join(EVENT.pack(0, 0, *event) for event in (*events, (SYN, 0, 0))))
+        return self.mouse.read(self.now_s)
+
+    def unplug(self) -> None:
+        os.close(self.hand)
+        self.hand = None
+
+
+@pytest.fixture
+def puck(tmp_path):
+    puck = Puck(tmp_path / "event5")
+    yield puck
+    puck.mouse.close()
+    if puck.hand is not None:
+        puck.unplug()
+
+
+def test_a_spacemouse_moves_only_under_its_left_button(puck):
+    assert not puck.mouse.read(puck.now_s).deadman
+    assert not puck.send((REL, 1, -350)).deadman
+    intent = puck.send((KEY, LEFT, 1))
+    assert intent.deadman
+    assert not puck.send((KEY, LEFT, 0)).deadman
+
+
+@pytest.mark.parametrize("kind", [REL, ABS])
+@pytest.mark.parametrize(
+    ("code", "value", "axis", "share"),
+    [(1, -350, 0, 1.0), (0, -350, 1, 1.0), (2, -350, 2, 1.0), (4, 350, 3, -1.0), (3, 350, 4, -1.0), (5, 900, 5, -1.0)],
+)
+def test_each_axis_of_a_spacemouse_has_its_direction_in_the_base_and_no_more_than_full_speed(
+    puck, kind, code, value, axis, share
+):
+    motion = puck.send((kind, code, value)).motion
+    assert motion[axis] == pytest.approx(share) and np.count_nonzero(motion) == 1
+
+
+def test_a_touch_of_a_spacemouse_is_not_a_motion(puck):
+    assert not puck.send((ABS, 0, 30), (ABS, 3, -34)).motion.any()
+    assert 0.0 < -puck.send((ABS, 0, 40)).motion[1] < 0.05
+
+
+def test_a_relative_axis_that_is_let_go_stops_and_the_others_go_on(puck):
+    puck.send((REL, 0, 350))
+    puck.now_s += MOVED_S - 0.01
+    assert puck.send((REL, 1, 350)).motion[1] == -1.0
+    puck.now_s += 0.02
+    motion = puck.mouse.read(puck.now_s).motion
+    assert motion[1] == 0.0 and motion[0] == -1.0
+
+
+def test_an_absolute_axis_holds_until_it_changes_but_not_when_all_is_silent(puck):
+    puck.send((ABS, 0, 350))
+    puck.now_s += QUIET_S - 0.01
+    assert puck.send((ABS, 1, 1)).motion[1] == -1.0
+    puck.now_s += QUIET_S + 0.01
+    assert not puck.mouse.read(puck.now_s).motion.any()
+
+
+def test_the_right_button_of_a_spacemouse_closes_and_opens_in_turn(puck):
+    assert puck.mouse.read(puck.now_s).gripper is None
+    assert puck.send((KEY, RIGHT, 1)).gripper == 0.0
+    assert puck.send((KEY, RIGHT, 0)).gripper is None
+    assert puck.send((KEY, RIGHT, 1)).gripper == 1.0
+
+
+def test_events_that_were_lost_let_go_of_the_dead_man(puck):
+    puck.send((KEY, LEFT, 1), (ABS, 0, 350))
+    intent = puck.send((SYN, DROPPED, 0), (KEY, LEFT, 1), (ABS, 1, 350))
+    assert not intent.deadman and not intent.motion.any()
+    assert puck.send((KEY, LEFT, 1)).deadman
+
+
+def test_noise_on_a_spacemouse_never_raises_and_never_exceeds_full_speed(puck):
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        os.write(puck.hand, rng.integers(0, 256, 240, dtype=np.uint8).tobytes())
+        assert (np.abs(puck.mouse.read(puck.now_s).motion) <= 1.0).all()
+
+
+def test_an_unplugged_spacemouse_is_a_loss(puck):
+    puck.send((KEY, LEFT, 1))
+    puck.unplug()
+    with pytest.raises(SourceLost, match="was it unplugged"):
+        puck.mouse.read(puck.now_s)
+
+
+def test_the_spacemouse_that_is_plugged_in_is_found_and_its_lack_is_told(tmp_path):
+    with pytest.raises(SourceError, match="plug it in, or name its device"):
+        find(tmp_path)
+    for name in ("usb-Logitech_Mouse-event-mouse", "usb-3Dconnexion_SpaceNavigator-mouse"):
+        (tmp_path / name).touch()
+    with pytest.raises(SourceError):
+        find(tmp_path)
+    (tmp_path / "usb-3Dconnexion_SpaceNavigator-event-mouse").touch()
+    assert find(tmp_path).name == "usb-3Dconnexion_SpaceNavigator-event-mouse"
+    with pytest.raises(SourceError, match="cannot be opened"):
+        SpaceMouse(tmp_path / "gone")

@@ -18,7 +18,7 @@ ANSWER_S = 0.05
 def probe(listener: socket.socket, settings: SdkSettings) -> str:
     """Asks the first joint, whose kind differs between the models, with a frame that brakes in every protocol.
 
-    Why the arm is another model than `settings` say, in words; empty if it is not, or if nobody answers. Raises OSError.
+    Why the arm is another model than `settings` say, in words; empty if it is none or nobody answers. Raises OSError.
     """
     monitor = BusMonitor(settings)
     wire.give(listener, FRAME.pack(monitor.motors[0].id, 8, BRAKE))

@@ -1,4 +1,4 @@
-"""Lets an operator jog the arm with a keyboard, a gamepad, a switch or a leader arm on a serial line."""
+"""Lets an operator jog the arm with a keyboard, a gamepad, a SpaceMouse, a switch or a leader arm on a serial line."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ from actdistill_ros.nodes.parameters import Setting, declare, value
 from actdistill_ros.nodes.policy_messages import pose_of
 from actdistill_ros.nodes.stamps import to_stamp
 from actdistill_ros.srv import SetMode
+from actdistill_ros.teleop import spacemouse
 from actdistill_ros.teleop.gamepad import Gamepad, Mapping
 from actdistill_ros.teleop.keyboard import Keyboard
 from actdistill_ros.teleop.serial_switch import SerialSwitch
 from actdistill_ros.teleop.session import Output, Session
 from actdistill_ros.teleop.source import Source, SourceError
+from actdistill_ros.teleop.spacemouse import SpaceMouse
 
-SOURCES = ("keyboard", "joy", "serial")
+SOURCES = ("keyboard", "joy", "spacemouse", "serial")
 FRAMES = ("base", "tool")
 _MAPPING = Mapping()
 SETTINGS = (
@@ -38,6 +40,7 @@ SETTINGS = (
     Setting("terminal", "/dev/tty", "terminal that the keyboard belongs to (source keyboard)"),
     Setting("serial_port", "", "port of the switch or leader arm, for example /dev/ttyUSB0 (source serial)"),
     Setting("baud", 115200, "its speed [bit/s]", 1200, 4000000),
+    Setting("device", "", "input device of the SpaceMouse; empty: the one that is plugged in (source spacemouse)"),
     Setting("joy_axes", list(_MAPPING.axes), 'sticks for along and about x, y, z: "+1" is axis 1, "-1" turned round'),
     Setting("joy_deadman", _MAPPING.deadman, "button that must be held to move", 0, 63),
     Setting("joy_stop", _MAPPING.stop, "button of the emergency stop", 0, 63),
@@ -110,6 +113,8 @@ class TeleopNode(LifecycleNode):
             return Keyboard(Path(value(self, "terminal")))
         if source == "serial":
             return SerialSwitch(value(self, "serial_port"), value(self, "baud"), now_s)
+        if source == "spacemouse":
+            return SpaceMouse(Path(value(self, "device")) if value(self, "device") else spacemouse.find())
         return self._gamepad
 
     def _leave(self) -> None:

@@ -18,6 +18,7 @@ import time
 from collections import deque
 from pathlib import Path
 
+from actdistill_ros import priority
 from actdistill_ros.arm.backend import ArmError
 from actdistill_ros.arm.emulated.motors import Motors
 from actdistill_ros.arm.emulated.plant import JointModel, Plant, WorldPlant, gripper_readout
@@ -48,6 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     # Ctrl-C reaches all processes at once, and hardware does not vanish before the driver has let go of it.
     signal.signal(signal.SIGINT, lambda *_: bus.stop(OUTLIVE_S))
     signal.signal(signal.SIGTERM, lambda *_: bus.stop())
+    priority.steady()
+    priority.claim(priority.GUARD)  # a motor never waits for a processor
     print("ready", flush=True)
     try:
         bus.run()
