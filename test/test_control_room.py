@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from arm_parts import HOME_Q, SETTINGS, Bench, action
 from test_control_motion import derivatives
 
+from actdistill_ros.bench.fuzz import Fuzz
 from actdistill_ros.control.collision import clearance, clearances
 from actdistill_ros.control.kinematics import forward, jacobian, many_link_frames, tcp_positions
 from actdistill_ros.control.limits import JOINT_MAX, JOINT_MIN
@@ -142,3 +145,16 @@ def test_an_arm_made_limp_and_stiff_again_between_two_ticks_is_damped_in_between
     there = bench.q.copy()
     bench.run(0.3)
     np.testing.assert_array_equal(bench.q, there)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"workspace_top_m": 0.101}, "outside the workspace"),
+        ({"self_clearance_m": 0.3}, "parts of the arm, or the table"),
+    ],
+)
+def test_the_fuzz_sees_a_driver_that_keeps_to_another_room(changes, words):
+    fuzz = Fuzz(SETTINGS, seed=0)
+    fuzz._settings = replace(SETTINGS, **changes)
+    assert any(words in violation for violation in fuzz.run(150).violations)

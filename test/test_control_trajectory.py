@@ -138,6 +138,22 @@ def test_a_trajectory_judged_from_elsewhere_is_not_followed(bench):
     assert "the arm is still moving" in bench.driver.follow(way)
 
 
+def test_an_arm_that_falls_behind_its_trajectory_stops_there_and_says_which_joint(bench):
+    assert follow(bench, moved((0.04, 0.04, 0.0)), [1.0]) == ""
+    bench.run(0.5)
+    commanded = bench.driver.joints.copy()
+    bench.q = bench.q + [0.0, 0.0, 0.2, 0.0, 0.0, 0.0]
+    bench.commands.clear()
+    bench.tick()
+    assert bench.state.mode is Mode.HOLD
+    assert (
+        "trajectory stopped: joint3 is 0.2" in bench.state.reason and "expected at most 0.15 rad" in bench.state.reason
+    )
+    bench.run(0.5)
+    assert np.abs(bench.q - commanded).max() < 0.02  # the rest of the way is forgotten
+    assert max(derivatives(bench.commands, SETTINGS.tick_s)) <= 1.0 + 1e-6
+
+
 def test_chunks_do_not_disturb_a_trajectory(bench):
     assert follow(bench, moved((0.03, 0.0, 0.0)), [0.5]) == ""
     bench.run(0.2)

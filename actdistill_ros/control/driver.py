@@ -316,9 +316,12 @@ class Driver:
             self._watch_fault(now)
             return
         self._faulty_since_s = None
-        if why := envelope.astray(self._mover.state.q, self._feedback.position_rad, self._settings):
-            self._hold(Cause.ASTRAY, why)
+        commanded, measured = self._mover.state.q, self._feedback.position_rad
+        if why := envelope.astray(commanded, measured, self._settings.tracking_limit_rad):
+            self._hold(Cause.ASTRAY, f"{why}; it holds where it is")
             self._anchor()
+        elif self._way and (why := envelope.astray(commanded, measured, self._settings.trajectory_tolerance_rad)):
+            self._hold(Cause.OPERATOR, f"trajectory stopped: {why}")
         elif self._mode is Mode.POLICY:
             waiting = not self._acting and self._schedule.idle
             if waiting and now - self._waiting_since_s > self._settings.chunk_timeout_s:

@@ -164,15 +164,15 @@ def start_refusal(feedback: JointFeedback, settings: DriverSettings) -> str:
     return ""
 
 
-def astray(commanded: np.ndarray, measured: np.ndarray, settings: DriverSettings) -> str:
+def astray(commanded: np.ndarray, measured: np.ndarray, limit_rad: float) -> str:
     """Which joint is not where it was told to be; empty if all are."""
     distance = np.abs(commanded - measured)
     joint = int(np.argmax(distance))
-    if distance[joint] <= settings.tracking_limit_rad:
+    if distance[joint] <= limit_rad:
         return ""
     return (
         f"{JOINT_NAMES[joint]} is {distance[joint]:.2f} rad from its command, expected at most "
-        f"{settings.tracking_limit_rad} rad: something blocks or moved the arm; it holds where it is"
+        f"{limit_rad} rad: something blocks or moved the arm"
     )
 
 

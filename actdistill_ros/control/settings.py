@@ -70,6 +70,7 @@ class DriverSettings:
     border_slowdown_s: float
     trajectory_points_max: int
     trajectory_speed_share: float
+    trajectory_tolerance_rad: float
 
     def __post_init__(self) -> None:
         _check(self)
