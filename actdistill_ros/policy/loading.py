@@ -1,0 +1,35 @@
+"""Whatever policy lies in a folder, ready to run: this package's own, or a published VLA."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from actdistill_ros.contract.contract import Contract
+from actdistill_ros.contract.observation import Observation
+from actdistill_ros.policy.runtime import PolicyRuntime, StepResult
+from actdistill_ros.policy.vla import deployment, layout
+
+
+class Runtime(Protocol):
+    """What the inference node needs of a policy; see `PolicyRuntime` for each member."""
+
+    @property
+    def contract(self) -> Contract: ...
+
+    @property
+    def checkpoint_id(self) -> str: ...
+
+    @property
+    def budget(self) -> float: ...
+
+    def set_budget(self, budget: float | None) -> None: ...
+
+    def unseen(self, instruction: str) -> list[str]: ...
+
+    def step(self, observation: Observation) -> StepResult: ...
+
+
+def load(folder: Path, device: str = "cpu") -> Runtime:
+    """Raises ContractError if the folder is not a whole, fitting checkpoint."""
+    return deployment.load(folder, device) if layout.is_vla(folder) else PolicyRuntime.load(folder, device)
