@@ -39,7 +39,7 @@ def words(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     small = ["--steps", STEPS, "--probe-steps", 4, "--batch", 8, "--threads", 1, "--save-every", 2]
     given = ["--teacher", random_teacher(folder / "teacher"), "--data", random_data(folder / "set")]
-    return [*given, "--budget", 0.75, *small, "--eval-episodes", 0, "--controls", "static"]
+    return [*given, "--budget", 0.75, *small, "--eval-episodes", 0]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def state(out: Path, name: str = "student") -> dict:
 
 def assert_same(one: Path, other: Path) -> None:
     """The same curve and weights within rounding, which other orders of addition leave."""
-    for name in ("probing", "student", "static"):
+    for name in ("probing", "student"):
         curves = [state(out, name)["curve"] for out in (one, other)]
         assert curves[0] == pytest.approx(curves[1], rel=1e-3, abs=1e-5), name
     first, second = (load_file(out / checkpoint.WEIGHTS) for out in (one, other))
@@ -73,7 +73,7 @@ def assert_same(one: Path, other: Path) -> None:
 
 def test_two_processes_take_the_steps_of_one_and_only_the_main_one_writes_and_speaks(words, alone, tmp_path):
     out = tmp_path / "two"
-    said, _ = (process := launch(words, out)).communicate(timeout=300)
+    said, _ = (process := launch(words, out)).communicate(timeout=600)
     assert process.returncode == 0, said
     assert_same(alone, out)
     assert said.count("memory") == 1 and said.count(f"student {STEPS}/{STEPS}") == 1, said
@@ -81,18 +81,20 @@ def test_two_processes_take_the_steps_of_one_and_only_the_main_one_writes_and_sp
     assert [json.loads(line)["step"] for line in lines] == [STEPS]
 
 
-def test_a_run_of_two_goes_on_along_the_same_curve_when_either_was_killed(words, alone, tmp_path):
+def test_a_run_of_two_that_split_the_layers_goes_on_along_the_same_curve_when_one_was_killed(words, alone, tmp_path):
     out = tmp_path / "killed"
-    process, deadline = launch(words, out), time.monotonic() + 300
+    process, deadline = launch(words, out, "--split"), time.monotonic() + 600
     while not (out.with_name("killed.training") / "student.pt").exists() or state(out)["step"] < KILL_AFTER:
         assert process.poll() is None and time.monotonic() < deadline, "it was to be killed in the middle of stage 2"
     os.kill(worker(process, rank=1), signal.SIGKILL)
-    said, _ = process.communicate(timeout=120)
+    said, _ = process.communicate(timeout=300)
     assert process.returncode != 0, said
     assert not (out / checkpoint.WEIGHTS).exists(), "it was to be killed before its end"
-    again = launch(words, out, "--checkpointing")
-    said, _ = again.communicate(timeout=300)
+    again = launch(words, out, "--split", "--checkpointing")
+    said, _ = again.communicate(timeout=600)
     assert again.returncode == 0 and "student: goes on at step" in said, said
+    assert_same(alone, out)
+    assert command.run(parse(*words, "--out", out)) == 0, "one process reads what two that split have written"
     assert_same(alone, out)
 
 
@@ -104,6 +106,11 @@ def worker(launcher: subprocess.Popen, rank: int) -> int:
 
 
 # -- without a second process
+def test_layers_are_not_split_by_one_process(words, tmp_path):
+    with pytest.raises(DistillError, match="--split needs several processes"):
+        command.run(parse(*words, "--out", tmp_path / "x", "--split"))
+
+
 def test_a_batch_that_processes_cannot_split_evenly_is_refused():
     assert Processes(2, 1).share(8) == slice(4, 8)
     with pytest.raises(DistillError, match="batch 8 cannot be split evenly over 3 processes"):

@@ -54,6 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="compute layers and heads again in the backward pass instead of keeping what they computed: less memory",
     )
+    parser.add_argument(
+        "--split",
+        action="store_true",
+        help="each of several processes keeps only its part of the decoders' layers, their gradients and moments",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--save-every", type=int, default=100)
@@ -93,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     plan.settings.check()
     work = args.work or args.out.with_name(f"{args.out.name}.training")
     _check_out(args.out, args.teacher, work)
-    processes = Processes.launched()
+    processes = Processes.launched(args.split)
     processes.share(args.batch)
     estimate.check_weights(args.teacher, args.out.parent, processes)
     teacher = Teacher(args.teacher, args.data, args.dtype, processes, args.checkpointing)
@@ -120,8 +125,10 @@ def _distil(args: argparse.Namespace, teacher: Teacher, plan: Plan, work: Path) 
         _train_control(name, one, teacher, heads, order, plan, work, args.save_every)
     if student is None:
         return 0
-    seconds = time.monotonic() - start
     curve = held_out_curve(student, teacher, sorted({*CURVE_BUDGETS, plan.settings.budget}))
+    if not teacher.processes.main:
+        return 0
+    seconds = time.monotonic() - start
     judged = judge.all_of(args, rivals, work)
     found = report.Findings(
         teacher=teacher.identity,
@@ -185,11 +192,11 @@ def _probe(
     """The heads of stage 1, and each layer's probe error."""
     stage = Probing(teacher, heads, settings, "probing" if heads.graph else "probing-no-graph")
     fit(stage, work, save_every, main=teacher.processes.main)
-    if not teacher.processes.main:
+    if not teacher.processes.takes_part:
         return stage.heads, []
     errors = stage.errors()
-    print("what each layer knows of the action (error, share of its variance):")
-    print("  ".join(f"{i}: {error:.3f}" for i, error in enumerate(errors)))
+    teacher.processes.say("what each layer knows of the action (error, share of its variance):")
+    teacher.processes.say("  ".join(f"{i}: {error:.3f}" for i, error in enumerate(errors)))
     return stage.heads, errors
 
 
@@ -219,10 +226,11 @@ def _train(
     place = depth.places(order, teacher.model.config.layers)
     stage = Student(name, teacher, heads, place, settings)
     fit(stage, work, save_every, main=teacher.processes.main)
-    if not teacher.processes.main:
+    if not teacher.processes.takes_part:
         return None
     model = stage.finished()
-    checkpoint.save(out, model, teacher.contract)
+    if teacher.processes.main:
+        checkpoint.save(out, model, teacher.contract)
     return model
 
 

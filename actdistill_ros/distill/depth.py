@@ -27,7 +27,8 @@ def elimination_order(teacher: Teacher, samples: int = SAMPLES, seed: int = 0) -
     given = teacher.give(teacher.batcher.at(chosen).to(teacher.device))
     whole = teacher.answer(teacher.trace(given), given)
     plan, order = [True] * layers, []
-    mine = slice(teacher.processes.index, None, teacher.processes.count)
+    together = teacher.processes.split  # no process can run layers that are split while the others run other ones
+    mine = slice(None) if together else slice(teacher.processes.index, None, teacher.processes.count)
     while candidates := [i for i in range(1, layers - 1) if plan[i]]:
         own = {c: _change(teacher, given, whole, [p and i != c for i, p in enumerate(plan)]) for c in candidates[mine]}
         costs = {c: cost for part in teacher.processes.every(own) for c, cost in part.items()}

@@ -62,13 +62,14 @@ def check_weights(teacher: Path, target: Path, processes: Processes) -> None:
     """Raises DistillError if memory or disk cannot even hold the weights: before anything is loaded.
 
     The teacher's weights, and the student's with gradients, two moments and average: six times what the file has, of
-    which four are saved.
+    which four are saved. Where they are split, one is whole while it is.
     """
     path = teacher / checkpoint.WEIGHTS
     if path.is_file():
         size = path.stat().st_size
         there = Meter(processes.device).free() // _sharers(processes)
-        Cost(6 * size, there, 2 * 4 * size, _disk(target), 0.0, processes.count).check()
+        needed = size + 6 * size // processes.count if processes.split else 6 * size
+        Cost(needed, there, 2 * 4 * size, _disk(target), 0.0, processes.count).check()
 
 
 def of(

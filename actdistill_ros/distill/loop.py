@@ -69,8 +69,10 @@ def fit(
             if main:
                 with curve_path.open("a") as file:
                     file.write(json.dumps({"step": stage.step, **curve}) + "\n")
-        if main and (stage.step % save_every == 0 or stage.step == stage.steps):
-            _save(stage, curve, path)
+        if stage.step % save_every == 0 or stage.step == stage.steps:
+            state = stage.state()  # all processes have to ask: each may have a part
+            if main:
+                _save({"settings": stage.settings, "step": stage.step, "curve": curve, "stage": state}, path)
     return curve
 
 
@@ -78,10 +80,10 @@ def _nothing(text: str) -> None:
     pass
 
 
-def _save(stage: Stage, curve: dict[str, float], path: Path) -> None:
+def _save(state: dict, path: Path) -> None:
     """Replaced in one move, so that a kill leaves the old state or the new one."""
     unfinished = path.with_name(f"{path.name}.unfinished")
-    torch.save({"settings": stage.settings, "step": stage.step, "curve": curve, "stage": stage.state()}, unfinished)
+    torch.save(state, unfinished)
     unfinished.replace(path)
 
 

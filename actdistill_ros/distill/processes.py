@@ -25,32 +25,45 @@ BUCKET = 2**23  # numbers that are added up in one go
 @dataclass(frozen=True)
 class Processes:
     """count, index: how many there are and which of them this is; device: where it computes; beside: how many of them
-    share this machine."""
+    share this machine; split: whether each keeps only a part of the decoders' layers."""
 
     count: int = 1
     index: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     beside: int = 1
+    split: bool = False
 
     @classmethod
-    def launched(cls) -> Processes:
-        """Those that `accelerate launch` or torchrun started; alone, on the best device, without either."""
+    def launched(cls, split: bool = False) -> Processes:
+        """Those that `accelerate launch` or torchrun started; alone, on the best device, without either.
+
+        Raises DistillError if layers are to be split and there is only one process.
+        """
         from accelerate import PartialState
         from accelerate.utils import parse_flag_from_env
 
         cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
         state = PartialState(cpu=cpu, timeout=LONGEST_WAIT)
         if state.num_processes == 1:
+            if split:
+                raise DistillError(
+                    "--split needs several processes; start it with `accelerate launch`, or leave it out."
+                )
             return cls(device=state.device)
         names: list = [None] * state.num_processes
         dist.all_gather_object(names, socket.gethostname())
         beside = names.count(socket.gethostname())
-        return cls(state.num_processes, state.process_index, state.device, beside)
+        return cls(state.num_processes, state.process_index, state.device, beside, split)
 
     @property
     def main(self) -> bool:
         """The one that writes, prints and judges."""
         return self.index == 0
+
+    @property
+    def takes_part(self) -> bool:
+        """Whether this process is needed in what does not train: by itself no process can run layers that are split."""
+        return self.main or self.split
 
     def share(self, size: int) -> slice:
         """This process's rows of a batch. Raises DistillError if it cannot be split evenly."""
@@ -75,6 +88,12 @@ class Processes:
             dist.all_reduce(flat)
             for gradient, total in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
                 gradient.copy_(total.view_as(gradient))
+
+    def total(self, x: Tensor) -> Tensor:
+        """The sum over the processes."""
+        if self.count > 1:
+            dist.all_reduce(x)
+        return x
 
     def every(self, value: object) -> list:
         """What each process has, in their order; small things only."""

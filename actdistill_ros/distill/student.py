@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from actdistill_ros.distill import losses
+from actdistill_ros.distill import losses, weights
 from actdistill_ros.distill.graph import LayerHeads
 from actdistill_ros.distill.loop import DistillError
 from actdistill_ros.distill.losses import Layers, StreamWeights
@@ -75,13 +75,16 @@ class Student:
         self.name, self.steps, self.step = name, settings.steps, 0
         self.teacher, self._settings, self._layers = teacher, settings, len(place)
         self.model = derive(teacher.model, place, settings).to(teacher.device)
+        weights.split(self.model.decoder.layers, teacher.processes)
         self.heads = LayerHeads(len(place), teacher.model.config.width, heads.chunk, 7, heads.config)
         self.heads.to(teacher.device).load_state_dict(heads.state_dict())
         self._fixed = heads.requires_grad_(False)
         self.average = {name: p.detach().clone() for name, p in self._trained().items()}
         kept = [p for key, p in self.model.named_parameters() if p.requires_grad and not key.startswith("router.")]
         new = [*self.heads.parameters(), *(p for p in self.model.router.parameters() if p.requires_grad)]
-        groups = [{"params": kept, "peak": settings.learning_rate}, {"params": new, "peak": settings.new_rate}]
+        self._owned = [weights.Owned(some, teacher.processes) for some in (kept, new)]
+        rates = (settings.learning_rate, settings.new_rate)
+        groups = [{"params": one.parts, "peak": rate} for one, rate in zip(self._owned, rates, strict=True)]
         self.optimiser = torch.optim.AdamW(
             groups, lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
         )
@@ -96,12 +99,12 @@ class Student:
         terms |= self._terms(batch, given, gates)
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * rate_share(self.step, self.steps, settings.warmup)
-        self.optimiser.zero_grad(set_to_none=True)
+        for one in self._owned:
+            one.clear()
         sum(terms.values()).backward()
-        for group in self.optimiser.param_groups:
-            self.teacher.processes.add_gradients(group["params"])
-        for group in self.optimiser.param_groups:
-            torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
+        for one in self._owned:
+            one.collect()
+            one.clip(1.0)
         self.optimiser.step()
         self.step += 1
         self._follow()
@@ -153,7 +156,14 @@ class Student:
         return task.compute(said, target, aux, opening, execute).total
 
     def _trained(self) -> dict[str, Tensor]:
+        """This process's part of what is trained."""
+        return {name: weights.own(p.detach()) for name, p in self._trained_whole().items()}
+
+    def _trained_whole(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def _average(self) -> dict[str, Tensor]:
+        return {name: weights.whole(p, self.average[name]) for name, p in self._trained_whole().items()}
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -163,23 +173,24 @@ class Student:
 
     def state(self) -> dict:
         return {
-            "model": self.model.state_dict(),
+            "model": weights.whole_state(self.model),
             "heads": self.heads.state_dict(),
-            "average": self.average,
-            "optimiser": self.optimiser.state_dict(),
+            "average": self._average(),
+            "optimiser": weights.optimiser_state(self.optimiser, self._owned),
         }
 
     def restore(self, state: dict) -> None:
-        self.model.load_state_dict(state["model"])
+        weights.restore(self.model, state["model"])
         self.heads.load_state_dict(state["heads"])
-        self.average = {name: value.to(self.teacher.device) for name, value in state["average"].items()}
-        self.optimiser.load_state_dict(state["optimiser"])
+        for name, p in self._trained_whole().items():
+            self.average[name].copy_(weights.part(p, state["average"][name]))
+        weights.restore_optimiser(self.optimiser, self._owned, state["optimiser"])
 
     @torch.no_grad()
     def finished(self, limit: int = 1024) -> Policy:
         """The policy to keep: averaged weights and calibrated thresholds, without the heads."""
         model = Policy(self.model.config).to(self.teacher.device)
-        model.load_state_dict(self.model.state_dict() | self.average)
+        model.load_state_dict(weights.whole_state(self.model) | self._average())
         model.eval()
         calibrate(model.router, self.teacher, limit)
         return model
@@ -188,7 +199,7 @@ class Student:
 def derive(teacher: Policy, place: Tensor, settings: StudentSettings) -> Policy:
     """The teacher with a router, its front frozen. A fixed plan is a router that always chooses it."""
     model = Policy(replace(teacher.config, router=RouterConfig(budget=settings.budget)))
-    missing, extra = model.load_state_dict(teacher.state_dict(), strict=False)
+    missing, extra = model.load_state_dict(weights.whole_state(teacher), strict=False)
     if extra or any(not name.startswith("router.") for name in missing):
         raise DistillError(f"teacher and student differ in more than the router: {[*missing, *extra]}")
     for name, parameter in model.named_parameters():

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from actdistill_ros.contract.contract import Contract
 from actdistill_ros.data.reader import Dataset
+from actdistill_ros.distill import weights
 from actdistill_ros.distill.loop import DistillError
 from actdistill_ros.distill.processes import Processes
 from actdistill_ros.distill.recompute import autocast, directly, recomputed
@@ -55,6 +56,7 @@ class Teacher:
         if self.model.router is not None:
             raise DistillError(f"{folder} has a router, so it is a student; expected a teacher that runs all layers.")
         self.model.requires_grad_(False)
+        weights.split(self.model.decoder.layers, processes)
         self.identity = checkpoint.identity(folder)
         for one in data:
             _check_fit(folder, self.contract, one)
