@@ -170,7 +170,9 @@ def test_a_killed_import_goes_on_and_ends_as_if_it_had_not_been(words, long_set,
     )  # fmt: skip
     answered = 0
     while not (tmp_path / "set/data/chunk-000/file-000.parquet").exists() or answered < 13:
-        if process.stdout.readline().startswith("at"):
+        line = process.stdout.readline()
+        assert line, "the import ended by itself"
+        if line.startswith("at"):
             answered += 1
             process.stdin.write("\n")
             process.stdin.flush()
