@@ -29,7 +29,8 @@ from actdistill_ros.nodes.parameters import attempt, declare, value
 from actdistill_ros.nodes.policy_messages import report_of, routing_message
 from actdistill_ros.nodes.stamps import capture_seconds
 from actdistill_ros.nodes.task_server import TaskServer
-from actdistill_ros.policy.runtime import PolicyRuntime, StepResult
+from actdistill_ros.policy import loading
+from actdistill_ros.policy.runtime import StepResult
 from actdistill_ros.policy.threads import use_threads, worker
 from actdistill_ros.srv import SetMode
 
@@ -52,7 +53,7 @@ class InferenceNode(LifecycleNode):
         super().__init__("inference_node", **kwargs)
         declare(self, *SETTINGS)
         self._active = False
-        self._policy: PolicyRuntime | None = None
+        self._policy: loading.Runtime | None = None
         self._gate: StepGate | None = None
         self._images: list = []
         self._task = Task(time.time)
@@ -73,7 +74,7 @@ class InferenceNode(LifecycleNode):
         if not value(self, "checkpoint"):
             raise ContractError("parameter checkpoint is empty, expected the folder of a policy, models/… for example")
         use_threads(value(self, "threads"))
-        self._policy = PolicyRuntime.load(Path(value(self, "checkpoint")), value(self, "device"))
+        self._policy = loading.load(Path(value(self, "checkpoint")), value(self, "device"))
         self._policy.set_budget(value(self, "budget") or None)
         cameras, present = self._policy.contract.cameras, value(self, "cameras")
         if lacking := [camera.name for camera in cameras if camera.name not in present]:
