@@ -13,6 +13,7 @@ from actdistill_ros.contract.contract import ContractError
 from actdistill_ros.contract.observation import ArmPose, Observation
 from actdistill_ros.distill.student import StudentSettings, derive
 from actdistill_ros.policy import checkpoint
+from actdistill_ros.policy.engine import TorchEngine
 from actdistill_ros.policy.planning import RandomPlan
 from actdistill_ros.policy.router import GRID, Router, threshold
 from actdistill_ros.policy.runtime import PolicyRuntime
@@ -136,7 +137,7 @@ def test_only_the_layers_of_the_plan_are_called_and_what_they_answer_is_what_the
     called = []
     for i, layer in enumerate(model.decoder.layers):
         layer.register_forward_hook(lambda *_, i=i: called.append(i))
-    runtime = PolicyRuntime(model, contract, "student")
+    runtime = PolicyRuntime(model, contract, "student", engine=TorchEngine(model))
     result = runtime.step(observation())
     assert called == np.flatnonzero(result.executed).tolist() and 0 in called and 5 in called
     assert 2 <= len(called) < 6
@@ -202,7 +203,7 @@ def test_a_checkpoint_without_router_says_nothing_about_one(tmp_path):
 def test_random_plans_keep_to_the_budget_on_average_and_repeat_with_the_seed():
     def plans(seed: int) -> np.ndarray:
         planner = RandomPlan(12, 0.47, seed)
-        return np.array([planner(None, None).executed for _ in range(400)])
+        return np.array([planner(None).executed for _ in range(400)])
 
     drawn = plans(1)
     assert drawn[:, 0].all() and drawn[:, -1].all()

@@ -17,7 +17,7 @@ from actdistill_ros.data.episode import DataError
 from actdistill_ros.data.layout import IMAGES
 from actdistill_ros.data.reader import Dataset
 from actdistill_ros.policy.config import PolicyConfig
-from actdistill_ros.policy.runtime import to_input
+from actdistill_ros.policy.engine import to_input
 from actdistill_ros.policy.tokenizer import UNKNOWN, Tokenizer
 
 HELD_OUT_EVERY = 40  # every 40th episode is for validation

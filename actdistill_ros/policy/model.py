@@ -33,6 +33,19 @@ class Prediction:
         return Prediction(self.motion.float(), self.gripper.float(), self.scene.float(), self.focus.float())
 
 
+@dataclass(frozen=True)
+class Told:
+    """What the policy makes of an instruction alone, the same in every step of a task.
+
+    words: (B, T, D) tokens, not scaled yet; spoken: (B, T) bool, False where padded; language: (B, D) steers the
+    encoders.
+    """
+
+    words: Tensor
+    spoken: Tensor
+    language: Tensor
+
+
 class Policy(nn.Module):
     """Token order: instruction, cameras, state, readout; causal, so that the image and state tokens can use the
     instruction."""
@@ -75,11 +88,21 @@ class Policy(nn.Module):
         pose_known: (B,) float, 0 hides the pose (all but the gripper).
         Returns tokens (B, N, D), presence (B, N) bool and what the encoders saw (B, E).
         """
+        return self.look(images, self.tell(instruction), state, pose_known)
+
+    def tell(self, instruction: Tensor) -> Told:
+        """instruction: (B, T) ids, 0 padded."""
         words = self.embed(instruction)  # (B, T, D)
         spoken = instruction != 0  # (B, T)
         words = words + self._read(words, spoken)  # a word and its role: "red on blue" is not "blue on red"
         told = words.masked_fill(~spoken[:, :, None], -1e4).amax(1)  # (B, D)
-        language = self.pool(told)  # (B, D)
+        return Told(words, spoken, self.pool(told))
+
+    def look(
+        self, images: Mapping[str, Tensor], told: Told, state: Tensor, pose_known: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`embed_inputs` once the instruction is read."""
+        words, spoken, language = told.words, told.spoken, told.language
         seen = [self.encoders[name](images[name], language) for name in self.config.cameras]  # (B, K, W + 2) each
         looks = [self.projectors[name](tokens) for name, tokens in zip(self.config.cameras, seen, strict=True)]
         pose = torch.cat([state[:, :-1] * pose_known[:, None], state[:, -1:], pose_known[:, None]], dim=1)  # (B, 11)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from actdistill_ros.policy.router import Router
+
+Evidence = Callable[[], np.ndarray]  # (L,) float32, as `Router.evidence` has it
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Planner(Protocol):
 
     budget: float
 
-    def __call__(self, tokens: Tensor, present: Tensor) -> Plan:
-        """tokens: (1, N, D) what the decoder is given; present: (1, N) bool."""
+    def __call__(self, evidence: Evidence) -> Plan:
+        """evidence: what speaks for each layer, computed if asked for."""
 
 
 class FixedPlan:
@@ -38,23 +39,23 @@ class FixedPlan:
         self.budget = float(np.mean(executed))
         self._plan = Plan(tuple(float(e) for e in executed), tuple(bool(e) for e in executed))
 
-    def __call__(self, tokens: Tensor, present: Tensor) -> Plan:
+    def __call__(self, evidence: Evidence) -> Plan:
         return self._plan
 
 
 class RoutedPlan:
-    """What the router chooses under a budget. Its scores are read back once, before the first layer."""
+    """What the router chooses under a budget. Its scores are known before the first layer."""
 
     def __init__(self, router: Router, budget: float) -> None:
         """Raises ValueError if the budget is not within what the router was calibrated for."""
         self.budget = budget
         calibrated, self._threshold = router.at(budget)
-        self._router = router
-        self._shift = router.shift(torch.full((1,), calibrated, device=router.place.device)).detach()  # (1, L)
+        shift = router.shift(torch.full((1,), calibrated, device=router.place.device))  # (1, L)
+        self._shift = shift[0].detach().cpu().numpy()  # (L,)
         self._always = router.always.tolist()
 
-    def __call__(self, tokens: Tensor, present: Tensor) -> Plan:
-        scores = (self._router.evidence(tokens) + self._shift)[0].tolist()  # one sentence is never padded
+    def __call__(self, evidence: Evidence) -> Plan:
+        scores = (evidence() + self._shift).tolist()
         executed = tuple(a or score > self._threshold for a, score in zip(self._always, scores, strict=True))
         return Plan(tuple(map(_sigmoid, scores)), executed)
 
@@ -73,7 +74,7 @@ class RandomPlan:
         self.budget, self._layers = budget, layers
         self._rng = np.random.default_rng(seed)
 
-    def __call__(self, tokens: Tensor, present: Tensor) -> Plan:
+    def __call__(self, evidence: Evidence) -> Plan:
         wanted = self.budget * self._layers - 2
         count = int(wanted) + int(self._rng.random() < wanted % 1.0)
         drawn = {0, self._layers - 1, *(1 + self._rng.permutation(self._layers - 2)[:count])}

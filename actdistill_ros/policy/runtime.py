@@ -6,6 +6,7 @@ import difflib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from actdistill_ros.contract.contract import Contract, ContractError
 from actdistill_ros.contract.observation import Observation
 from actdistill_ros.contract.preprocess import denormalise, policy_view, state_vector
 from actdistill_ros.policy import checkpoint
+from actdistill_ros.policy.engine import INSTRUCTIONS, Engine, Seen, best, to_input
 from actdistill_ros.policy.model import METRES_TO_UNITS, Policy
 from actdistill_ros.policy.planning import FixedPlan, Planner, RandomPlan, RoutedPlan
 from actdistill_ros.policy.tokenizer import UNKNOWN, Tokenizer, words
@@ -48,12 +50,16 @@ class PolicyRuntime:
         checkpoint_id: str,
         device: str = "cpu",
         planner: Planner | None = None,
+        engine: Engine | None = None,
     ) -> None:
-        """planner: by default the router under the budget it was made for, or all layers where there is no router."""
+        """planner: by default the router under the budget it was made for, or all layers where there is no router.
+        engine: by default the fastest that is installed; it takes the model as it is now."""
         self.contract, self.checkpoint_id = contract, checkpoint_id
         self._model, self._device = model, device
-        self._tokenizer = Tokenizer(model.config.vocabulary)
+        tokenizer = Tokenizer(model.config.vocabulary)
+        self._ids = lru_cache(INSTRUCTIONS)(lambda instruction: tuple(tokenizer.encode(instruction)) or (UNKNOWN,))
         self._planner = planner or self._planner_at(self._own_budget)
+        self._engine = engine or best(model, device)
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> PolicyRuntime:
@@ -75,7 +81,23 @@ class PolicyRuntime:
             raise ContractError(f"{self.checkpoint_id}: {error}.") from error
 
     def with_planner(self, planner: Planner) -> PolicyRuntime:
-        return PolicyRuntime(self._model, self.contract, self.checkpoint_id, self._device, planner)
+        return self._like(planner, self._engine)
+
+    def with_engine(self, engine: Engine) -> PolicyRuntime:
+        """The same plans, computed by another engine of the same model."""
+        return self._like(self._planner, engine)
+
+    def _like(self, planner: Planner, engine: Engine) -> PolicyRuntime:
+        return PolicyRuntime(self._model, self.contract, self.checkpoint_id, self._device, planner, engine)
+
+    @property
+    def model(self) -> Policy:
+        return self._model
+
+    @property
+    def engine(self) -> str:
+        """What computes a step: `onnxruntime` or `torch`."""
+        return self._engine.name
 
     @property
     def layers(self) -> int:
@@ -123,19 +145,16 @@ class PolicyRuntime:
     def step(self, observation: Observation) -> StepResult:
         """Raises ContractError if a camera of the contract is missing from the observation."""
         start = time.perf_counter()
-        images, instruction, state = self._inputs(observation)
+        seen = self._seen(observation)
         prepared = time.perf_counter()
-        tokens, present, _ = self._model.embed_inputs(images, instruction, state, torch.ones(1, device=self._device))
-        self._wait()
+        tokens = self._engine.encode(seen)
         encoded = time.perf_counter()
         planner = self._planner
-        plan = planner(tokens, present)
+        plan = planner(lambda: self._engine.evidence(tokens))
         planned = time.perf_counter()
-        hidden = self._model.decoder(tokens, present, plan.executed)[:, -1]
-        self._wait()
+        hidden = self._engine.decode(tokens, plan.executed)
         decoded = time.perf_counter()
-        motion, gripper = self._model.act(hidden)
-        chunk = self._chunk(motion, gripper, observation)
+        chunk = self._chunk(self._engine.act(hidden), observation)
         end = time.perf_counter()
         stages = {
             "preprocess": prepared - start,
@@ -153,51 +172,46 @@ class PolicyRuntime:
         """(20,) where the policy believes the objects are, the block it is about and where that goes, as
         `aux_targets` has them
         [m in `base_link`]."""
-        images, instruction, state = self._inputs(observation)
-        tokens, present, seen = self._model.embed_inputs(images, instruction, state, torch.ones(1, device=self._device))
-        plan = self._planner(tokens, present)
-        prediction = self._model.answer(self._model.decoder(tokens, present, plan.executed)[:, -1], seen)
+        seen, device = self._seen(observation), self._device
+        images = {name: to_input(torch.from_numpy(view)[None].to(device)) for name, view in seen.images.items()}
+        ids, state = torch.tensor([seen.ids], device=device), torch.from_numpy(seen.state)[None].to(device)
+        tokens, _, looks = self._model.embed_inputs(images, ids, state, torch.ones(1, device=device))
+        plan = self._planner(lambda: self._model.router.evidence(tokens)[0].cpu().numpy())
+        hidden = self._model.decoder(tokens, None, plan.executed)[:, -1]  # (1, D)
+        prediction = self._model.answer(hidden, looks)
         places = torch.cat([prediction.scene[0], prediction.focus[0]]) / METRES_TO_UNITS
         return places.float().cpu().numpy()
 
-    def _inputs(self, observation: Observation) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+    def _seen(self, observation: Observation) -> Seen:
         images = {}
         for camera in self.contract.cameras:
             if camera.name not in observation.images:
                 raise ContractError(
-                    f"{self.checkpoint_id} needs camera {camera.name}; the observation has {', '.join(observation.images) or 'none'}."
+                    f"{self.checkpoint_id} needs camera {camera.name}; "
+                    f"the observation has {', '.join(observation.images) or 'none'}."
                 )
-            view = policy_view(observation.images[camera.name], camera)
-            images[camera.name] = to_input(torch.from_numpy(view)[None].to(self._device))
-        ids = torch.tensor([self._tokenizer.encode(observation.instruction) or [UNKNOWN]], device=self._device)
-        state = torch.from_numpy(state_vector(observation.tcp_commanded, observation.gripper_measured))[None]
-        return images, ids, state.to(self._device)
+            images[camera.name] = policy_view(observation.images[camera.name], camera)
+        state = state_vector(observation.tcp_commanded, observation.gripper_measured)
+        return Seen(images, self._ids(observation.instruction), state)
 
-    def _chunk(self, motion: torch.Tensor, gripper: torch.Tensor, observation: Observation) -> Chunk:
+    def _chunk(self, answer: np.ndarray, observation: Observation) -> Chunk:
+        """answer: (K, 7) as `Engine.act` gives it."""
         space = self.contract.action
-        actions = np.empty((space.chunk, len(space.names)))
-        actions[:, :GRIPPER] = motion[0].float().cpu().numpy()
+        actions = answer.astype(np.float64)
         actions[:, GRIPPER] = 0.0
         actions = denormalise(actions, self.contract.active_statistics)
-        actions[:, GRIPPER] = (gripper[0] > 0).float().cpu().numpy()
-        _limit_norm(actions[:, 0:3], space.translation_limit_m)
-        _limit_norm(actions[:, 3:6], space.rotation_limit_rad)
+        actions[:, GRIPPER] = answer[:, GRIPPER] > 0
+        _limit_norms(actions, (space.translation_limit_m, space.rotation_limit_rad))
         return Chunk(
             actions, space.period_s, space.execute, observation.stamp_s, observation.instruction, self.checkpoint_id
         )
 
-    def _wait(self) -> None:
-        if self._device.startswith("cuda"):
-            torch.cuda.synchronize()
 
-
-def to_input(images: torch.Tensor) -> torch.Tensor:
-    """(B, S, S, 3) uint8 to (B, 3, S, S) float32 in [−1, 1]; the channels stay last in memory, as convolutions like
-    it."""
-    return images.permute(0, 3, 1, 2).float() / 127.5 - 1.0
-
-
-def _limit_norm(vectors: np.ndarray, limit: float) -> None:
-    """Shorten rows longer than the limit, in place: a prediction may exceed what the contract promises by a little."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    vectors *= np.minimum(1.0, limit / np.maximum(norms, 1e-12))
+def _limit_norms(actions: np.ndarray, limits: tuple[float, float]) -> None:
+    """Shorten translations and rotations of (K, 7) beyond their limits, in place: a prediction may exceed what the
+    contract promises by a little."""
+    vectors = actions[:, :GRIPPER].reshape(-1, 2, 3)
+    norms = np.sqrt(np.einsum("kij,kij->ki", vectors, vectors))  # (K, 2)
+    actions[:, :GRIPPER] = (vectors * np.minimum(1.0, limits / np.maximum(norms, 1e-12))[..., None]).reshape(
+        -1, GRIPPER
+    )
