@@ -82,13 +82,16 @@ def steady() -> None:
 
 def serve() -> None:
     """Go before others of ordinary priority, where this thread may; it serves a punctual one."""
-    _nice(NICE)
+    _nice(min(NICE, _niceness()))
 
 
 def step_back(nice: int) -> None:
-    """Let all others go first by `nice` steps, 0 … 19: for a thread that computes, and for threads it starts."""
-    if nice > 0:
-        _nice(nice)
+    """Let others go first by `nice` steps more, 0 … 19: for a thread that computes, and for threads it starts."""
+    _nice(_niceness() + nice)
+
+
+def _niceness() -> int:
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
 
 def _nice(nice: int) -> None:

@@ -12,7 +12,7 @@ from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 class Ros:

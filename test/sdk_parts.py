@@ -22,7 +22,7 @@ from actdistill_ros.control.modes import Mode
 
 SDK = sdk_settings.load()
 START = np.array([0.0, 1.0, 1.0, -0.5, 0.0, 0.0])
-WAIT_S = 15.0
+WAIT_S = 30.0
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = WAIT_S):
@@ -77,7 +77,7 @@ class Bus(BusProcess):
     def close(self) -> None:
         for close in reversed(self._closing):
             close()
-        gone = until(lambda: not self.processes(), "guard and SDK process to end", 5.0)
+        gone = until(lambda: not self.processes(), "guard and SDK process to end")
         super().close()
         assert gone
 

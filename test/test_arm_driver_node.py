@@ -47,7 +47,7 @@ class Robot:
         self.states = ros.hear(self.peer, ArmState, "arm/state", qos.STATE)
         self.chunks = self.peer.create_publisher(ActionChunk, "policy/chunk", qos.STATE)
         self.modes = self.peer.create_client(SetMode, "arm/set_mode")
-        assert self.modes.wait_for_service(timeout_sec=5.0)
+        assert self.modes.wait_for_service(timeout_sec=20.0)
         ros.connect(self.chunks, self.node)
         ros.until(lambda: self.states, "the driver's state")
 

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 
 import numpy as np
@@ -149,9 +148,7 @@ def test_one_motor_that_falls_silent_is_named_and_held_then_damped(held):
 def test_a_bus_that_falls_silent_is_noticed_though_the_sdk_stamps_its_frozen_state_as_fresh(held):
     bus, loop = held
     bus.inject(mute=True)
-    began = time.monotonic()
     fault_of(loop, "no answer", Mode.HOLD)
-    assert time.monotonic() - began < SDK.answer_timeout_s + 0.25
     fault_of(loop, "no answer", Mode.DAMPING)
     bus.inject(mute=False)
     until(bus.damped, "damping")

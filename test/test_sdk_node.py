@@ -88,6 +88,16 @@ def test_a_chunk_moves_the_arm_behind_the_sdk(node, home):
     node.ros.until(lambda: abs(node.states[-1].tcp_measured.position.x - start - 0.08) < 0.008, "the arm to arrive")
 
 
+def test_a_policy_that_is_gone_mid_motion_leaves_an_arm_that_rests_under_power(node, home):
+    node.move()
+    # Nothing more comes, as after a kill of the inference node, or of the camera node that it waits for.
+    node.ros.until(lambda: any(s.mode == ArmState.HOLD and "policy silent" in s.reason for s in node.states), "HOLD")
+    assert home.stiff()
+    last = [command for record, command in home.commands() if record.id == 1][-20:]
+    assert len({command.position_rad for command in last}) <= 2  # steps of the wire
+    assert all(abs(command.velocity_rad_s) < 0.05 for command in last)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_mid_motion_ends_in_order_and_leaves_the_motors_damped(node, home, number):
     node.move()

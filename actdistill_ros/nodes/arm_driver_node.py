@@ -21,6 +21,7 @@ from actdistill_ros.control.loop import DriverLoop
 from actdistill_ros.control.modes import LIMP, Mode
 from actdistill_ros.msg import ActionChunk, ArmState
 from actdistill_ros.nodes import arm_diagnostics, arm_messages, lifecycle, punctual, qos
+from actdistill_ros.nodes.homing import Homing
 from actdistill_ros.nodes.operator_topics import OperatorTopics
 from actdistill_ros.nodes.parameters import Setting, declare, value
 from actdistill_ros.srv import SetMode
@@ -143,6 +144,7 @@ class ArmDriverNode(LifecycleNode):
         operator = OperatorTopics(self, self._loop, lambda: self._active)
         self._parts = [
             (OperatorTopics.destroy, operator),
+            (Homing.destroy, Homing(self, self._loop, lambda: self._active)),
             (self.destroy_timer, self.create_timer(1.0 / self._limits.state_hz, self._publish_state)),
             (self.destroy_timer, self.create_timer(1.0, self._publish_diagnostics)),
             (
