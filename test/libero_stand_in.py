@@ -38,11 +38,11 @@ class PointWorld:
             self.bowl = self.bowl + moved
         return bool(action[6] < 0 and np.linalg.norm((self.bowl - self.plate)[:2]) < 0.02)
 
-    def observation(self):
+    def observation(self, look=True):
         shade = np.linspace(0, 255, self.pixels)[:, None] * np.abs(np.sin([self.plate[0] * 99, 1, self.bowl[0] * 99]))
         image = np.broadcast_to(shade[:, None], (self.pixels, self.pixels, 3)).astype("|u1")
         objects = [np.append(p, [0, 0, 0, 1]) for p in (self.bowl, self.plate)]
-        arrays = {f"{name}_image": image for name in self.cameras}
+        arrays = {f"{name}_image": image for name in self.cameras if look}
         arrays["state"] = np.concatenate([self.tcp, [np.pi, 0, 0, 0.04, -0.04]])
         arrays["objects"] = np.array(objects)
         return {"objects": ["akita_black_bowl_1", "plate_1"]}, arrays
@@ -74,7 +74,7 @@ def main(fd, _, pixels, *cameras):
             if settings["SLOW_S"].exists():
                 time.sleep(float(settings["SLOW_S"].read_text()))
             done = world.step(arrays["action"])
-            body, out = world.observation()
+            body, out = world.observation(header["look"])
             body["done"] = done
         wire.send(connection, body, out)
 

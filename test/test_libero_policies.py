@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from libero_parts import stand_in_environment
+from vla_parts import TINY, edit_json, maker
 
 from actdistill_ros import cli
 from actdistill_ros.contract.contract import ActionSpace, CameraSpec, Contract, ContractError, Statistics
@@ -16,7 +17,7 @@ from actdistill_ros.policy import checkpoint
 from actdistill_ros.policy.config import PolicyConfig
 from actdistill_ros.policy.model import Policy
 from actdistill_ros.policy.runtime import PolicyRuntime
-from actdistill_ros.suites.libero import policies, preprocess, protocol
+from actdistill_ros.suites.libero import policies, preprocess, protocol, vla
 from actdistill_ros.suites.libero.scripted import BOWL, PLATE, Scripted
 from actdistill_ros.suites.policy import Look
 
@@ -137,6 +138,37 @@ def test_a_checkpoint_is_judged_by_the_command_with_its_decoder_in_the_report(tm
     found = json.loads(report.read_text())
     assert found["checkpoint"].startswith("student@") and found["outcomes"] == [0] and found["mean_steps"] == 280
     assert found["layers_executed_mean"] == 1 and found["decoder_flops_share"] == 0.5 and found["decoder_ms"]["p50"] > 0
+
+
+@pytest.fixture(scope="module")
+def openvla(tmp_path_factory):
+    """OpenVLA's layout with random weights and the statistics of two suites' fine-tunes."""
+    folder = maker.write_folder(tmp_path_factory.mktemp("libero") / "openvla-libero", TINY)
+    suites = ("libero_spatial_no_noops", "libero_goal")
+    edit_json(folder / "config.json", lambda body: {**body, "norm_stats": maker.statistics(suites)})
+    return folder
+
+
+@pytest.mark.parametrize("suite", ["libero_spatial", "libero_goal"])
+def test_an_openvla_acts_on_libero_with_nothing_told_but_the_suite(openvla, suite):
+    with np.load(ROOT / "test" / "data" / "libero" / "tensorflow.npz") as recorded:
+        shown = look(recorded["frame"])
+    runtime = vla.load(openvla, suite, "0", None)
+    decision = policies.RuntimePolicy(runtime, preprocess.view).act(shown)
+    assert decision.actions.shape == (1, 7) and np.abs(decision.actions).max() <= 1
+    assert decision.executed[0] and not any(decision.executed[1:])
+    assert runtime.contract.statistics_key.removesuffix("_no_noops") == suite
+
+
+def test_an_openvla_of_other_suites_or_with_other_layers_is_refused(openvla):
+    with pytest.raises(
+        ContractError, match="no statistics 'libero_10'; valid keys: libero_goal, libero_spatial_no_noops"
+    ):
+        vla.load(openvla, "libero_10", "router", None)
+    with pytest.raises(ContractError, match="has no router; name layers of 0 …"):
+        vla.load(openvla, "libero_goal", "random", None)
+    with pytest.raises(ContractError, match="--budget 0.1 cannot be met"):
+        vla.load(openvla, "libero_goal", "router", 0.1)
 
 
 def test_the_script_reads_the_objects_and_nothing_else():

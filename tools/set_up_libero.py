@@ -6,6 +6,7 @@ Needs nothing but Python's standard library. A set-up that was interrupted is ma
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -30,11 +31,13 @@ def wanted() -> str:
     return f"{ROOT} {sys.version_info.major}.{sys.version_info.minor} {hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()}\n"
 
 
-def run(*command: object, **settings: object) -> None:
+def run(*command: object) -> None:
     """Raises RuntimeError with what the command printed if it fails."""
     words = [str(word) for word in command]
+    # Variables of a sourced ROS distribution or of another environment must not lead this Python to their packages.
+    env = {name: text for name, text in os.environ.items() if not name.startswith("PYTHON")} | {"MUJOCO_GL": "egl"}
     result = subprocess.run(
-        words, check=False, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **settings
+        words, check=False, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     if result.returncode:
         raise RuntimeError(f"{result.stdout}\n{' '.join(words)} failed with exit code {result.returncode}.")
@@ -49,7 +52,7 @@ def make() -> None:
     python = VENV / "bin" / "python"
     say("packages", "installing requirements/libero.txt: a download of about 0.5 GB, 2.1 GB on disk; minutes")
     run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "-r", REQUIREMENTS)
-    run(python, "-c", PROOF, env={"MUJOCO_GL": "egl", "PATH": "/usr/bin:/bin"})
+    run(python, "-c", PROOF)
 
 
 def main() -> int:

@@ -40,7 +40,11 @@ class Decision:
 
 
 class SuitePolicy(Protocol):
-    """Acts in a benchmark; used from one thread. `identity` tells one policy's results from another's when a run is resumed."""
+    """Acts in a benchmark; used from one thread.
+
+    identity: tells one policy's results from another's when a run is resumed. cameras: those that it looks at; looks in the middle
+    of a chunk, and of a policy that names none, have no images.
+    """
 
     identity: str
     cameras: tuple[str, ...]

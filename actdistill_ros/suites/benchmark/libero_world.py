@@ -5,9 +5,10 @@ that socket closes. What a protocol is (settling, limits, seeds) is decided at t
 
     hello                                     -> tasks, versions
     build   task, seed                        -> (the world of that task, its random numbers seeded afterwards)
-    reset   trial, settle, still (7,) [draws (625,)] -> observation, draws (625,): numpy's random state after the reset
-    step    action (7,)                       -> observation, done
-    observation: image of each camera (P, P, 3) uint8 as rendered, state (8,) = TCP position [m], its rotation vector [rad], both in
+    reset   trial, settle > 0, still (7,) [draws (625,)] -> observation, draws (625,): numpy's random state after the reset
+    step    action (7,), look                 -> observation, done
+    observation: image of each camera (P, P, 3) uint8 as rendered (none where `look` is false: rendering is most of
+    what a step costs), state (8,) = TCP position [m], its rotation vector [rad], both in
     the world's frame, two finger positions [m]; objects: (N, 7) position [m] and quaternion xyzw of the named objects, for scripts.
 """
 
@@ -43,6 +44,7 @@ class World:
         self.suite = benchmark.get_benchmark(suite)()
         self._pixels, self._cameras = pixels, cameras
         self._env, self._states, self._objects = None, None, []
+        self._looking = False
 
     def tasks(self) -> list[dict]:
         tasks = [self.suite.get_task(i) for i in range(self.suite.get_num_tasks())]
@@ -59,8 +61,7 @@ class World:
         self._states = self.suite.get_task_init_states(task)
         self._env = OffScreenRenderEnv(
             bddl_file_name=self.suite.get_task_bddl_file_path(task),
-            use_camera_obs=bool(self._cameras),
-            camera_names=self._cameras or ["agentview"],
+            camera_names=self._cameras,
             camera_heights=self._pixels,
             camera_widths=self._pixels,
         )
@@ -71,21 +72,27 @@ class World:
         env = self._built()
         if not 0 <= trial < len(self._states):
             raise Refused(f"trial {trial} of a task with {len(self._states)} initial states")
+        if settle < 1:
+            raise Refused("a world that has not settled has not been looked at; settle must be 1 or more")
         if draws is not None:
             np.random.set_state(("MT19937", draws[:624], int(draws[624]), 0, 0.0))
+        self._looking = False
         env.reset()
+        self._render_only_when_looking()
         drawn = np.random.get_state()
         seen = env.set_init_state(self._states[trial])
         self._objects = sorted(
             k[:-4] for k in seen if k.endswith("_pos") and k[:-4] + "_quat" in seen and "robot0" not in k
         )
-        for _ in range(settle):
+        for i in range(settle):
+            self._looking = i + 1 == settle
             seen, _, _, _ = env.step(still.tolist())
         header, arrays = self._observation(seen)
         # A Gaussian drawn but not used yet is not carried: LIBERO draws none.
         return header, {**arrays, "draws": np.append(drawn[1], drawn[2]).astype("<u4")}
 
-    def step(self, action: np.ndarray) -> tuple[dict, dict]:
+    def step(self, action: np.ndarray, look: bool) -> tuple[dict, dict]:
+        self._looking = look
         seen, _, done, _ = self._built().step(action.tolist())
         header, arrays = self._observation(seen)
         return {**header, "done": bool(done)}, arrays
@@ -100,10 +107,24 @@ class World:
             raise Refused("no task was built yet")
         return self._env
 
+    def _render_only_when_looking(self) -> None:
+        """Cameras keep their place in the order and the rhythm of robosuite's sensors, which decides at which substep each of
+        them is read; switching one off and on again would shift it."""
+        for name in self._cameras:
+            observable = self._env.env._observables[f"{name}_image"]
+            if getattr(observable._sensor, "gated", False):
+                continue
+
+            def gated(cache: dict, sensor=observable._sensor) -> np.ndarray:
+                return sensor(cache) if self._looking else np.zeros((self._pixels, self._pixels, 3), np.uint8)
+
+            gated.gated, gated.__modality__ = True, observable._sensor.__modality__
+            observable._sensor = gated
+
     def _observation(self, seen: dict) -> tuple[dict, dict]:
         pose = [np.concatenate([seen[f"{name}_pos"], seen[f"{name}_quat"]]) for name in self._objects]
         state = [seen["robot0_eef_pos"], rotation_vector(seen["robot0_eef_quat"]), seen["robot0_gripper_qpos"]]
-        arrays = {f"{name}_image": seen[f"{name}_image"] for name in self._cameras}
+        arrays = {f"{name}_image": seen[f"{name}_image"] for name in self._cameras if self._looking}
         arrays["state"] = np.concatenate(state).astype("<f8")
         arrays["objects"] = np.array(pose, dtype="<f8").reshape(-1, 7)
         return {"objects": self._objects}, arrays
@@ -133,7 +154,7 @@ def answer(world: World, header: dict, arrays: dict[str, np.ndarray]) -> tuple[d
         draws = arrays.get("draws")
         return world.reset(int(header["trial"]), int(header["settle"]), _action(arrays, "still"), draws)
     if op == "step":
-        return world.step(_action(arrays, "action"))
+        return world.step(_action(arrays, "action"), bool(header["look"]))
     raise Refused(f"unknown request {op!r}; known: hello, build, reset, step")
 
 

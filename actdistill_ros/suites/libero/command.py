@@ -17,6 +17,8 @@ from actdistill_ros.suites.record import Ended, Record
 from actdistill_ros.suites.world import World
 
 ROOT = Path("runs/eval")
+FIRST_VIEW = ("agentview",)
+"""Rendered once per episode for a policy that does not look at all, so that its report still says what was to be seen."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         "seed": protocol.POLICY_SEED if args.seed is None else args.seed,
         "plan": args.plan,
         "budget_asked": args.budget,
-        "cameras": list(policy.cameras),
+        "cameras": list(policy.cameras or FIRST_VIEW),
         "simulator_seed": protocol.SIMULATOR_SEED,
         "settling_steps": protocol.SETTLING_STEPS,
         "max_steps": protocol.MAX_STEPS[args.suite],
@@ -45,7 +47,9 @@ def run(args: argparse.Namespace) -> int:
         missing = [e for e in episodes if e.number not in record.ended]
         if kept := len(episodes) - len(missing):
             print(f"{kept} of {len(episodes)} episodes are in {folder} already")
-        with environment.start(args.libero, args.suite, protocol.FRAME_PIXELS, policy.cameras, log) as world:
+        with environment.start(
+            args.libero, args.suite, protocol.FRAME_PIXELS, policy.cameras or FIRST_VIEW, log
+        ) as world:
             try:
                 for ended in _run(world, policy, args.suite, missing, record):
                     record.add(ended)

@@ -29,8 +29,10 @@ def run(world: World, policy: SuitePolicy, suite: str, episode: protocol.Episode
         decision = policy.act(look)
         step_ms.append(round((time.perf_counter() - start) * 1e3, 3))
         decisions.append(decision)
-        for action in checked(decision.actions)[: limit - steps]:
-            look, done = world.step(action)
+        actions = checked(decision.actions)[: limit - steps]
+        for i, action in enumerate(actions):
+            # Nobody looks in the middle of a chunk.
+            look, done = world.step(action, look=bool(policy.cameras) and i + 1 == len(actions))
             steps += 1
             if done:
                 break

@@ -1,4 +1,4 @@
-"""What `--checkpoint` may be on LIBERO: a checkpoint of this package for LIBERO's robot, or the word scripted."""
+"""What `--checkpoint` may be on LIBERO: a checkpoint of this package or an OpenVLA fine-tuned there, or the word scripted."""
 
 from __future__ import annotations
 
@@ -75,10 +75,14 @@ def load(args: argparse.Namespace) -> SuitePolicy:
     import torch
 
     from actdistill_ros.policy.runtime import PolicyRuntime
+    from actdistill_ros.policy.vla import layout
+    from actdistill_ros.suites.libero import vla
     from actdistill_ros.trials.evaluate import planned
 
     seed = protocol.POLICY_SEED if args.seed is None else args.seed
     torch.set_num_threads(args.threads)
     torch.manual_seed(seed)
+    if layout.is_vla(args.checkpoint):
+        return RuntimePolicy(vla.load(args.checkpoint, args.suite, args.plan, args.budget), preprocess.view)
     runtime = planned(PolicyRuntime.load(args.checkpoint), args.budget, args.plan, seed)
     return RuntimePolicy(runtime, preprocess.turn)

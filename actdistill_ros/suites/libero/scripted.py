@@ -41,10 +41,7 @@ class Scripted:
     """Grasps the bowl by its rim and puts it on the plate, stage after stage."""
 
     identity = NAME
-
-    def __init__(self, cameras: tuple[str, ...] = ("agentview",)) -> None:
-        """cameras: shown to nobody, but rendered as for a policy."""
-        self.cameras = cameras
+    cameras: tuple[str, ...] = ()
 
     def begin(self, instruction: str) -> None:
         self._stage, self._steps = 0, 0
