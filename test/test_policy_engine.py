@@ -101,7 +101,7 @@ def test_the_router_decides_as_torch_decides_on_the_same_tokens_under_every_budg
     decided = set()
     for seed in range(60):
         sentence = student.contract.instructions[seed * 3 % len(student.contract.instructions)]
-        encoded = engine.encode(student._seen(observation(seed, sentence, 192)))
+        encoded = engine.encode(student.seen(observation(seed, sentence, 192)))
         with torch.no_grad():
             expected = model.router.evidence(torch.from_numpy(encoded[0])[None])[0].numpy()
         found = engine.evidence(encoded)
@@ -137,7 +137,7 @@ def test_an_instruction_is_read_once(tmp_path, engine):
 
 
 def test_reading_an_instruction_beforehand_changes_no_bit_of_the_model_s_answer(teacher):
-    model, seen = teacher.model, teacher._seen(observation())
+    model, seen = teacher.model, teacher.seen(observation())
     engine = TorchEngine(model)
     with torch.inference_mode():
         images = {
@@ -159,7 +159,7 @@ def test_without_onnxruntime_torch_computes_the_same_actions(teacher, tmp_path, 
 
 def test_one_graph_for_all_plans_computes_what_a_graph_of_one_plan_computes(teacher):
     model, engine = teacher.model, OnnxEngine(teacher.model)
-    encoded = engine.encode(teacher._seen(observation()))
+    encoded = engine.encode(teacher.seen(observation()))
     alone = session(decoder_of_one_plan(model, [0, 2]))
     answer = alone.run(None, {"x": encoded[0], **positions(model, len(encoded[0]))})[0]
     np.testing.assert_allclose(engine.decode(encoded, [True, False, True, False]), answer, atol=1e-5)

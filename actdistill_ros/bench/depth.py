@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,7 +18,12 @@ from actdistill_ros.policy.decoder import RoutedDecoder
 from actdistill_ros.policy.router import Router
 from actdistill_ros.trials.report import machine
 
+if TYPE_CHECKING:
+    from actdistill_ros.contract.observation import Observation
+    from actdistill_ros.policy.runtime import PolicyRuntime
+
 OBSERVATIONS = 24
+STAGES = ("preprocess", "encode", "router", "decoder", "head", "step")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -45,6 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shape", choices=SHAPES, default="tabletop", help="decoder with random weights (default: %(default)s)"
     )
     parser.add_argument("--checkpoint", type=Path, help="a student instead: whole steps on frames of the simulated arm")
+    parser.add_argument(
+        "--engine",
+        choices=("best", "torch", "all"),
+        default="best",
+        help="of a checkpoint: the fastest installed, torch, or a comparison of all (default: %(default)s)",
+    )
     parser.add_argument("--budget", type=float, help="of the student (default: what it was made for)")
     parser.add_argument("--layers", type=int, help="layers to run of a shape (default: 15 of 32, in this proportion)")
     parser.add_argument("--dtype", choices=DTYPES, default="fp32")
@@ -57,6 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
+    if args.engine == "all":
+        return _all_engines(args)
     found = _of_student(args) if args.checkpoint else _of_shape(args)
     body = {**machine(), **found, "dtype": args.dtype, "threads": args.threads}
     print(
@@ -68,6 +82,24 @@ def run(args: argparse.Namespace) -> int:
         full, part = body["step_ms_full"], body["step_ms_plan"]
         print(f"whole step: {part:.2f} of {full:.2f} ms, {full / part:.2f} × faster")
     if args.json:
+        args.json.write_text(json.dumps(body, indent=1) + "\n")
+    return 0
+
+
+def _all_engines(args: argparse.Namespace) -> int:
+    from actdistill_ros.bench import engines
+    from actdistill_ros.policy.runtime import PolicyRuntime
+
+    if not args.checkpoint:
+        raise ContractError(
+            "--engine all compares whole steps: name a --checkpoint, models/tabletop-student for example"
+        )
+    student = PolicyRuntime.load(args.checkpoint)
+    student.set_budget(args.budget)
+    found = engines.compare(student, _frames(), args.seconds)
+    print(engines.table(found))
+    if args.json:
+        body = {**machine(), "shape": str(args.checkpoint), **found, "dtype": args.dtype, "threads": args.threads}
         args.json.write_text(json.dumps(body, indent=1) + "\n")
     return 0
 
@@ -98,12 +130,15 @@ def _of_shape(args: argparse.Namespace) -> dict:
 
 
 def _of_student(args: argparse.Namespace) -> dict:
+    from actdistill_ros.policy.engine import TorchEngine
     from actdistill_ros.policy.runtime import PolicyRuntime
 
     if args.dtype != "fp32":
         raise ContractError("a checkpoint runs as it was saved, in fp32; leave --dtype out, or measure a --shape")
     student = PolicyRuntime.load(args.checkpoint)
     student.set_budget(args.budget)
+    if args.engine == "torch":
+        student = student.with_engine(TorchEngine(student.model))
     teacher = student.with_plan([True] * student.layers)
     observations = _frames()
     results: dict[str, list] = {"full": [], "plan": []}
@@ -126,19 +161,31 @@ def _of_student(args: argparse.Namespace) -> dict:
         for stage in ("decoder", "step")
         for way in ("full", "plan")
     }
+    router_ms = p50("plan", "router") + _evidence_ms(student, observations[0])
     return (
         found
         | tails
         | {
+            "engine": student.engine,
             "budget": student.budget,
             "steps": len(results["plan"]),
-            "router_ms": p50("plan", "router"),
-            "router_share": p50("plan", "router") / p50("plan", "step"),
+            "router_ms": router_ms,
+            "router_share": router_ms / p50("plan", "step"),
             "step_ms_full": p50("full", "step"),
             "step_ms_plan": p50("plan", "step"),
             "step_ratio": p50("plan", "step") / p50("full", "step"),
+            "stages_ms": {way: {stage: p50(way, stage) for stage in STAGES} for way in results},
         }
     )
+
+
+def _evidence_ms(student: PolicyRuntime, observation: Observation) -> float:
+    """The router's part that stage `router` does not show: onnxruntime computes it along with the tokens."""
+    if student.engine == "torch" or student.model.router is None:
+        return 0.0
+    from actdistill_ros.bench.engines import evidence_ms
+
+    return evidence_ms(student, observation)
 
 
 def _ratios(shape: str, total: int, executed: float, full_ms: float, plan_ms: float) -> dict:

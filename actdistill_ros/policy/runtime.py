@@ -145,7 +145,7 @@ class PolicyRuntime:
     def step(self, observation: Observation) -> StepResult:
         """Raises ContractError if a camera of the contract is missing from the observation."""
         start = time.perf_counter()
-        seen = self._seen(observation)
+        seen = self.seen(observation)
         prepared = time.perf_counter()
         tokens = self._engine.encode(seen)
         encoded = time.perf_counter()
@@ -172,7 +172,7 @@ class PolicyRuntime:
         """(20,) where the policy believes the objects are, the block it is about and where that goes, as
         `aux_targets` has them
         [m in `base_link`]."""
-        seen, device = self._seen(observation), self._device
+        seen, device = self.seen(observation), self._device
         images = {name: to_input(torch.from_numpy(view)[None].to(device)) for name, view in seen.images.items()}
         ids, state = torch.tensor([seen.ids], device=device), torch.from_numpy(seen.state)[None].to(device)
         tokens, _, looks = self._model.embed_inputs(images, ids, state, torch.ones(1, device=device))
@@ -182,7 +182,8 @@ class PolicyRuntime:
         places = torch.cat([prediction.scene[0], prediction.focus[0]]) / METRES_TO_UNITS
         return places.float().cpu().numpy()
 
-    def _seen(self, observation: Observation) -> Seen:
+    def seen(self, observation: Observation) -> Seen:
+        """The observation as an engine takes it. Raises ContractError if a camera of the contract is missing."""
         images = {}
         for camera in self.contract.cameras:
             if camera.name not in observation.images:
