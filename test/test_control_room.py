@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from arm_parts import HOME_Q, SETTINGS, Bench, action
 from test_control_motion import derivatives
+from test_control_teleop import press, release
 
 from actdistill_ros.bench.fuzz import Fuzz
 from actdistill_ros.control.collision import clearance, clearances
@@ -158,3 +159,15 @@ def test_the_fuzz_sees_a_driver_that_keeps_to_another_room(changes, words):
     fuzz = Fuzz(SETTINGS, seed=0)
     fuzz._settings = replace(SETTINGS, **changes)
     assert any(words in violation for violation in fuzz.run(150).violations)
+
+
+def test_a_jog_that_would_fold_the_arm_further_than_the_vendors_rest_pose_is_stopped_with_the_parts_named():
+    bench = Bench()
+    bench.q = np.zeros(6)
+    bench.tick()
+    release(bench.activate())
+    press(bench, 0.3, x=0.1)
+    assert clearance(bench.q, SETTINGS.table_z_m).distance_m > 0.0005
+    assert any("jog stopped: wrist and shoulder would come within" in event for event in bench.events)
+    press(bench, 1.0, z=0.1)  # and out of there it goes
+    assert clearance(bench.q, SETTINGS.table_z_m).distance_m > SETTINGS.self_clearance_m

@@ -79,7 +79,8 @@ class Room:
         joint = int(np.argmax(beyond))
         if beyond[joint] > 1e-6:
             return f"{JOINT_NAMES[joint]} is at its limit"
-        rotations, origins = many_link_frames(np.concatenate([stops.reshape(-1, 6), q]))  # ((K+1)·T, …)
+        every = np.concatenate([stops.reshape(-1, 6), q])  # ((K+1)·T, 6)
+        rotations, origins = many_link_frames(every)
         at = tcp_positions(rotations, origins)  # ((K+1)·T, 3)
         outside = np.maximum(self.low_m - at, at - self.high_m)
         moment, axis = np.unravel_index(int(np.argmax(outside)), outside.shape)
@@ -87,10 +88,12 @@ class Room:
             where = f"along {'xyz'[axis]}, at {at[moment, axis]:.3f} m"
             return f"the TCP is at the border of the workspace {where}"
         ends = slice(-2 * len(q), None)  # where the stops end, and the motion itself
-        near_m = float(clearances(rotations[ends], origins[ends], self.settings.table_z_m).min())
-        if near_m < self.apart_m:
+        apart_m = clearances(rotations[ends], origins[ends], self.settings.table_z_m)  # (2·T,)
+        closest = int(np.argmin(apart_m))
+        if apart_m[closest] < self.apart_m:
+            one, other = clearance(every[ends][closest], self.settings.table_z_m).between
             return (
-                f"parts of the arm would come within {1000 * near_m:.0f} mm of each other or of the table, expected at "
-                f"least {1000 * self.settings.self_clearance_m:.0f} mm"
+                f"{one} and {other} would come within {1000 * apart_m[closest]:.0f} mm, expected at least "
+                f"{1000 * self.settings.self_clearance_m:.0f} mm"
             )
         return ""
