@@ -1,5 +1,7 @@
 """CogACT runs: loaded, compared with the original code's answers (tools/reference_cogact_vla.py), or refused."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from vla_parts import edit_json, linked_copy, tool
 from actdistill_ros.contract.action_spaces.known import convention
 from actdistill_ros.contract.contract import ContractError
 from actdistill_ros.contract.observation import ArmPose, Observation
+from actdistill_ros.policy import loading
 from actdistill_ros.policy.planning import Plan
 from actdistill_ros.policy.vla import cogact_checkpoint
 from actdistill_ros.policy.vla.cogact import actions_of
@@ -149,8 +152,7 @@ def test_with_an_ensemble_a_step_is_the_average_of_what_chunks_say_of_it(loaded)
     for actions in made:
         sampled = loaded.model.denoise(cognition(loaded, 0, "all"), torch.randn(1, 16, 7, generator=noise))[0]
         mean = ensemble(actions_of(sampled.numpy(), loaded.active_statistics))
-        assert np.allclose(actions[0, :6], convention("bridge_orig").to_product(mean[None])[0, :6], atol=1e-6)
-        assert actions[0, 6] == float(mean[6] > 0.5)
+        assert np.allclose(actions, convention("bridge_orig").to_product(mean[None]), atol=1e-6)
 
 
 def test_an_ensemble_forgets_when_the_instruction_changes(loaded):
@@ -163,6 +165,16 @@ def test_an_ensemble_forgets_when_the_instruction_changes(loaded):
         policy.step(observation(instruction=other)).chunk.actions,
         fresh.step(observation(instruction=other)).chunk.actions,
     )
+
+
+@pytest.mark.parametrize("later_s, remembered", [(0.2, True), (0.39, True), (0.5, False), (-0.1, False)])
+def test_an_ensemble_forgets_what_was_said_before_a_pause(loaded, later_s, remembered):
+    policy, noise = CogACTPolicy(loaded, settings(execute=1, ensemble=WIDOWX)), torch.Generator().manual_seed(0)
+    policy.step(observation())
+    second = policy.step(replace(observation(), stamp_s=12.5 + later_s)).chunk.actions
+    sampled = [loaded.model.denoise(cognition(loaded, 0, "all"), torch.randn(1, 16, 7, generator=noise)) for _ in "ab"]
+    alone = actions_of(sampled[1][0].numpy(), loaded.active_statistics)[:1]
+    assert np.allclose(second, convention("bridge_orig").to_product(alone), atol=1e-6) != remembered
 
 
 def test_the_head_stays_in_float32_beside_a_model_in_half_precision(run):
@@ -189,6 +201,26 @@ def test_settings_that_do_not_fit_are_refused(loaded, wrong, text):
 def test_a_missing_camera_is_named(loaded):
     with pytest.raises(ContractError, match="needs camera front; the observation has wrist"):
         CogACTPolicy(loaded, settings()).step(observation(camera="wrist"))
+
+
+def deployed(run, tmp_path, **told):
+    folder = linked_copy(run, tmp_path / "run")
+    body = {"camera": "front", "frame": [480, 640], "period_s": 0.2, "dtype": "float32"} | told
+    (folder / "deployment.json").write_text(json.dumps(body))
+    return loading.load(folder)
+
+
+def test_a_deployed_run_is_a_policy_like_any_other(loaded, run, tmp_path):
+    policy = deployed(run, tmp_path, layers=[0, 3], execute=4)
+    result = policy.step(observation())
+    direct = CogACTPolicy(loaded, settings(), lambda tokens: Plan((1.0,) * 4, tuple(executed("ends"))))
+    assert np.array_equal(result.chunk.actions, direct.step(observation()).chunk.actions)
+    assert policy.budget == result.compute_share == 0.5 and policy.contract.action.execute == 4
+
+
+def test_a_deployed_run_may_average_chunks(run, tmp_path):
+    policy = deployed(run, tmp_path, ensemble=7)
+    assert policy.step(observation()).chunk.actions.shape == (1, 7) == (policy.contract.action.chunk, 7)
 
 
 def changed(run, tmp_path, change):
@@ -218,9 +250,10 @@ def replaced(name, *shape):
         (replaced("net.blocks.6.mlp.fc1.bias", 1536), r"net.blocks.6.mlp.fc1.bias \(1536,\) is no part of this model"),
         (replaced("net.z_embedder.uncondition", 1, 4096), r"\(1, 4096\), expected \(1, 64\)"),
         (replaced("net.x_embedder.linear.weight", 384, 14), "actions of 14 values, this arm takes 7"),
-        (replaced("net.x_embedder.linear.weight", 500, 7), r"6 blocks of width 500; the known heads are DiT-S \(6 of 384\)"),
+        (replaced("net.x_embedder.linear.weight", 500, 7), r"6 blocks of width 500; the known heads are DiT-S \(6 of"),
         (lambda model: model.pop("action_model"), "holds no action_model"),
         (lambda model: model.__setitem__("value_head", {"w": torch.zeros(1)}), "value_head is no part of a CogACT"),
+        (lambda model: model.__setitem__("step", 3), "step is no part of a CogACT"),
         (lambda model: model["projector"].pop("projector.2.bias"), r"projector.fc2.bias is missing, expected \(64,\)"),
         (lambda model: model["action_model"]["net.t_embedder.mlp.0.bias"].fill_(np.nan), "mlp.0.bias is not finite"),
     ],

@@ -106,9 +106,9 @@ class Convention:
         actions = np.asarray(actions, dtype=float)
         if actions.ndim != 2 or actions.shape[1] != ACTION_DIM:
             raise ContractError(
-                f"action space {self.name!r}: actions have shape {actions.shape}, expected (K, {ACTION_DIM}) in {whose}: "
-                "translation, rotation, gripper. Another number of values is another robot's (14: two arms; 8: joints); "
-                "name the action space that these actions were made for."
+                f"action space {self.name!r}: actions have shape {actions.shape}, expected (K, {ACTION_DIM}) in "
+                f"{whose}: translation, rotation, gripper. Another number of values is another robot's (14: two arms; "
+                "8: joints). Name the action space that these actions were made for."
             )
         if not np.isfinite(actions).all():
             first = np.argwhere(~np.isfinite(actions))[0].tolist()
@@ -120,7 +120,8 @@ class Convention:
     def _start(self, start: Start | None) -> Start:
         if start is None and self.needs_start:
             raise ContractError(
-                f"action space {self.name!r} counts from what was commanded before; pass start=Start(tcp_in_base, opening)."
+                f"action space {self.name!r} counts from what was commanded before; pass "
+                "start=Start(tcp_in_base, opening)."
             )
         return start or _NOWHERE
 

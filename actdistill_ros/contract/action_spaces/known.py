@@ -50,8 +50,8 @@ _DECLARED = (
         "fractal_raw",
         Rotation.VECTOR,
         Gripper(closed=1.0, open=-1.0, relative=True),
-        "simpler-env/SimplerEnv simpler_env/policies/rt1/rt1_model.py: action_rotation_mode axis_angle on the robot that "
-        f"the data is of; {_OXE}: gripper_closedness_action, +1 closes, −1 opens, 0 keeps",
+        "simpler-env/SimplerEnv simpler_env/policies/rt1/rt1_model.py: action_rotation_mode axis_angle on the data's "
+        f"robot; {_OXE}: gripper_closedness_action, +1 closes, −1 opens, 0 keeps",
     ),
     Convention(
         "libero_rlds", Rotation.VECTOR, _OPEN_IS_ONE, f"{_OXE}: libero_dataset_transform; {_LIBERO}", **_OSC_POSE

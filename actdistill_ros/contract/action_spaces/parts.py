@@ -1,4 +1,4 @@
-"""What action spaces differ in: how a rotation is written, whose axes a delta is along, what a gripper's number says."""
+"""What action spaces differ in: how a rotation is written, whose axes a delta is along, what a gripper is sent."""
 
 from __future__ import annotations
 

@@ -87,8 +87,8 @@ def _unfilled_head(source: PrismaticFile, cognition: int, wanted: str | None) ->
         raise ContractError(f"{source.where}: part {odd[0]} is no part of a CogACT checkpoint; expected {HEAD}.")
     if HEAD not in source.others:
         raise ContractError(
-            f"{source.where} holds no {HEAD}: it is a vision-language model without CogACT's diffusion head. Load it as "
-            "OpenVLA, or take a CogACT checkpoint."
+            f"{source.where} holds no {HEAD}: it is a vision-language model without CogACT's diffusion head. Load it "
+            "as OpenVLA, or take a CogACT checkpoint."
         )
     if wanted is not None and wanted not in SIZES:
         raise ContractError(f"no diffusion head is called {wanted!r}; expected one of {', '.join(SIZES)}.")

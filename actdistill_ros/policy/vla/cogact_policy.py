@@ -12,16 +12,19 @@ from torch import Tensor
 
 from actdistill_ros.contract.action_spaces.convention import Convention, Start
 from actdistill_ros.contract.action_spaces.known import of_statistics
-from actdistill_ros.contract.action_spaces.parts import Reference
-from actdistill_ros.contract.chunk import GRIPPER, ROTATION, TRANSLATION, Chunk
-from actdistill_ros.contract.contract import ActionSpace, CameraSpec, Contract, ContractError, Statistics
+from actdistill_ros.contract.chunk import Chunk
+from actdistill_ros.contract.contract import CameraSpec, ContractError
 from actdistill_ros.contract.observation import Observation
 from actdistill_ros.policy.planning import Plan
 from actdistill_ros.policy.runtime import StepResult
+from actdistill_ros.policy.vla import promise
 from actdistill_ros.policy.vla.cogact import actions_of
 from actdistill_ros.policy.vla.cogact_checkpoint import CogACTCheckpoint
 from actdistill_ros.policy.vla.diffusion import GUIDANCE, SAMPLING_STEPS
 from actdistill_ros.policy.vla.ensemble import AdaptiveEnsemble, EnsembleSettings
+
+PAUSE = 2.0
+"""Periods between two observations from which on the earlier one's chunk says nothing about the later one."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ class CogACTPolicy:
         chunk = checkpoint.model.head.shape.chunk
         if not 1 <= settings.execute <= chunk:
             raise ContractError(
-                f"{checkpoint.identity} makes chunks of {chunk} actions; execute {settings.execute} is not one of 1 … {chunk}."
+                f"{checkpoint.identity} makes chunks of {chunk} actions; execute {settings.execute} is not one of "
+                f"1 … {chunk}."
             )
         if settings.ensemble is not None and settings.execute != 1:
             raise ContractError(f"an ensemble makes one action per step; set execute to 1, not {settings.execute}.")
@@ -72,11 +76,15 @@ class CogACTPolicy:
             raise ContractError(f"{checkpoint.identity}: {error}.") from error
         self._checkpoint, self._settings = checkpoint, settings
         self._convention = settings.convention or of_statistics(checkpoint.statistics_key)
-        self.contract = _contract(checkpoint, settings, self._convention)
+        camera = CameraSpec(settings.camera, checkpoint.vision.size, *settings.frame)
+        self.contract = promise.contract(
+            checkpoint.statistics, checkpoint.statistics_key, self._convention, camera, settings.period_s,
+            chunk=1 if settings.ensemble else chunk, execute=settings.execute,
+        )  # fmt: skip
         self.checkpoint_id = checkpoint.identity
         self._plan, self._budget = plan or _all_layers(len(checkpoint.model.vlm.decoder.layers)), budget
         self._ensemble = AdaptiveEnsemble(settings.ensemble) if settings.ensemble else None
-        self._instruction: str | None = None
+        self._instruction, self._stamp_s = "", float("-inf")
         self._noise = torch.Generator().manual_seed(settings.seed)
 
     def reset(self) -> None:
@@ -92,9 +100,7 @@ class CogACTPolicy:
         if settings.camera not in observation.images:
             seen = ", ".join(observation.images) or "none"
             raise ContractError(f"{self.checkpoint_id} needs camera {settings.camera}; the observation has {seen}.")
-        if self._ensemble and observation.instruction != self._instruction:
-            self._ensemble.reset()
-        self._instruction = observation.instruction
+        self._forget_another_moment(observation)
         times = [time.perf_counter()]
 
         def done() -> None:
@@ -123,41 +129,25 @@ class CogACTPolicy:
         gates, executed = np.array(plan.gates, dtype=np.float32), np.array(plan.executed)
         return StepResult(chunk, gates, executed, latency_ms, self._budget)
 
+    def _forget_another_moment(self, observation: Observation) -> None:
+        """Chunks said before a pause or for another instruction are not averaged with this one."""
+        pause_s = observation.stamp_s - self._stamp_s
+        follows = observation.instruction == self._instruction and 0 <= pause_s <= PAUSE * self._settings.period_s
+        if self._ensemble and not follows:
+            self._ensemble.reset()
+        self._instruction, self._stamp_s = observation.instruction, observation.stamp_s
+
     def _chunk(self, sampled: np.ndarray, observation: Observation) -> Chunk:
         actions = actions_of(sampled, self._checkpoint.active_statistics)  # (K, A)
         if self._ensemble:
             actions = self._ensemble(actions)[None]  # (1, A)
-        start = Start(observation.tcp_commanded, observation.gripper_measured)
-        actions = self._convention.to_product(actions, start)
-        actions[:, GRIPPER] = actions[:, GRIPPER] > 0.5  # chunks that disagree are averaged to something in between
+        start, settings = Start(observation.tcp_commanded, observation.gripper_measured), self._settings
+        said = self._convention.to_product(actions, start)  # (K, 7)
         return Chunk(
-            actions, self._settings.period_s, self._settings.execute, observation.stamp_s, observation.instruction,
-            self.checkpoint_id,
-        )  # fmt: skip
+            said, settings.period_s, settings.execute, observation.stamp_s, observation.instruction, self.checkpoint_id
+        )
 
 
 def _all_layers(count: int) -> Callable[[Tensor], Plan]:
     plan = Plan((1.0,) * count, (True,) * count)
     return lambda tokens: plan
-
-
-def _contract(checkpoint: CogACTCheckpoint, settings: CogACTSettings, convention: Convention) -> Contract:
-    length = 1 if settings.ensemble else checkpoint.model.head.shape.chunk
-    metres, radians = _largest(checkpoint.active_statistics, convention)
-    return Contract(
-        robot=checkpoint.statistics_key,
-        cameras=(CameraSpec(settings.camera, checkpoint.vision.size, *settings.frame),),
-        action=ActionSpace(settings.period_s, length, settings.execute, metres, radians),
-        statistics=checkpoint.statistics,
-        statistics_key=checkpoint.statistics_key,
-        state=(),
-    )
-
-
-def _largest(statistics: Statistics, convention: Convention) -> tuple[float, float]:
-    """What no delta exceeds [m, rad]: samples are clipped to the range of the data. Poses have no such limit."""
-    if convention.reference is Reference.ABSOLUTE:
-        return float("inf"), float("inf")
-    masked = np.where(statistics.mask, np.maximum(np.abs(statistics.q01), np.abs(statistics.q99)), 1.0)  # (A,)
-    turned = masked[ROTATION].sum()  # three turns one after the other go no further than their sum
-    return float(np.linalg.norm(masked[TRANSLATION]) * convention.metres), float(turned * convention.radians)
