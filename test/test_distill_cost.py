@@ -88,7 +88,7 @@ def test_a_dry_run_says_what_each_of_several_processes_needs():
     assert "memory 1.0 of 2.0 GiB in each of 4 processes" in str(replace(ENOUGH, processes=4))
 
 
-def test_the_estimate_grows_with_the_batch_and_holds_what_a_step_takes(folders):
+def test_the_estimate_of_memory_grows_with_the_batch(folders):
     teacher, place = teacher_of(folders), torch.linspace(0, 1, LAYERS)
     needed = {}
     for batch in (16, 160):
