@@ -246,6 +246,13 @@ def test_action_words_are_the_last_of_the_vocabulary_and_higher_values_lower_wor
     assert bins.are_actions([31744, 31999]) and not bins.are_actions([31743]) and not bins.are_actions([32000])
 
 
+def test_the_preprocessor_goes_by_its_rounded_normalisation_where_it_has_one(folder, run_folder):  # noqa: F811
+    assert checkpoint.load(folder).vision.means[0] == (0.484375, 0.455078125, 0.40625)
+    edit_json(folder / "preprocessor_config.json", lambda c: c.pop("tvf_normalize_params") and None)
+    assert checkpoint.load(folder).vision.means[0] == (0.485, 0.456, 0.406)
+    assert checkpoint.load(run_folder).vision.means[0] == (0.485, 0.456, 0.406)
+
+
 def test_the_centre_crop_keeps_that_share_of_the_area():
     picture = np.zeros((200, 400, 3), np.uint8)
     picture[5:195, 10:390] = 200  # the middle 0.9025 of the area
@@ -262,7 +269,7 @@ def test_the_centre_crop_keeps_that_share_of_the_area():
         ("config.json", lambda c: c["vision_shapes"][0].update(color=1), "vision_shapes has color"),
         ("config.json", lambda c: c["text_config"].update(num_hidden_layers=5), r"layers\.4\..* is missing"),
         ("preprocessor_config.json", lambda c: c.update(image_resize_strategy="letterbox"), "'letterbox'"),
-        ("preprocessor_config.json", lambda c: c.update(means=[[0.5] * 3]), "two of three numbers"),
+        ("preprocessor_config.json", lambda c: c["tvf_normalize_params"].pop(), "two of three numbers"),
     ],
 )
 def test_a_model_that_is_not_run_here_is_refused(folder, file, change, message):

@@ -175,6 +175,9 @@ def statistics(keys: tuple[str, ...] = ("bridge_orig",)) -> dict:
 
 
 def preprocessor() -> dict:
+    """As conversion writes it: the normalisation once as it is, and once rounded to bfloat16."""
+    rounded = ([0.484375, 0.455078125, 0.40625], [0.228515625, 0.2236328125, 0.224609375]), ([0.5] * 3, [0.5] * 3)
+    resize = {"antialias": True, "interpolation": 3, "max_size": None, "size": [224, 224]}
     return {
         "image_processor_type": "PrismaticImageProcessor",
         "image_resize_strategy": "resize-naive",
@@ -182,6 +185,11 @@ def preprocessor() -> dict:
         "interpolations": ["bicubic", "bicubic"],
         "means": [[0.485, 0.456, 0.406], [0.5, 0.5, 0.5]],
         "stds": [[0.229, 0.224, 0.225], [0.5, 0.5, 0.5]],
+        "tvf_crop_params": [{"output_size": [224, 224]}] * 2,
+        "tvf_do_letterbox": False,
+        "tvf_letterbox_fill": None,
+        "tvf_normalize_params": [{"inplace": False, "mean": mean, "std": std} for mean, std in rounded],
+        "tvf_resize_params": [resize] * 2,
         "use_fused_vision_backbone": True,
     }
 

@@ -101,9 +101,7 @@ def outputs(folder: Path, clone: Path) -> dict[str, np.ndarray]:
 
     configuration, modeling, processing = reference(clone)
     model = build(folder, configuration, modeling)
-    body = json.loads((folder / "preprocessor_config.json").read_text())
-    names = ("use_fused_vision_backbone", "image_resize_strategy", "input_sizes", "interpolations", "means", "stds")
-    processor = processing.PrismaticImageProcessor(**{name: body[name] for name in names})
+    processor = processing.PrismaticImageProcessor.from_pretrained(folder)
     found: dict[str, np.ndarray] = {}
     layers = model.language_model.model.layers
     for i, (frame, instruction) in enumerate(zip(frames(), INSTRUCTIONS)):

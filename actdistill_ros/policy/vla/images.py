@@ -70,10 +70,18 @@ def _read(body: Mapping, path: Path, size: int, crop_area: float) -> VisionInput
     for name, value in expected.items():
         if body[name] != value:
             raise ContractError(f"{path}: {name} is {body[name]!r}; this package does {value!r} only.")
-    means, stds = (tuple(tuple(map(float, one)) for one in body[name]) for name in ("means", "stds"))
+    means, stds = (tuple(tuple(map(float, one)) for one in both) for both in _normalisation(body))
     if any(len(both) != 2 or any(len(one) != 3 for one in both) for both in (means, stds)):
         raise ContractError(f"{path}: means and stds must be two of three numbers, for DINOv2 and for SigLIP.")
     return VisionInput(size, means, stds, crop_area)
+
+
+def _normalisation(body: Mapping) -> tuple[list, list]:
+    """Means and deviations of both towers. Converted checkpoints name them twice, and the second time rounded to
+    bfloat16 (0.484375 for 0.485); that one is what the original preprocessor goes by, so it is what fine-tunes saw."""
+    if rounded := body.get("tvf_normalize_params"):
+        return [tower["mean"] for tower in rounded], [tower["std"] for tower in rounded]
+    return body["means"], body["stds"]
 
 
 def _centre(image: np.ndarray, side: float) -> np.ndarray:
