@@ -141,7 +141,7 @@ def _try(bus: BusProcess, loop: DriverLoop, fault: Fault) -> dict:
         if "motor" in fault.heal:
             bus.inject(**fault.heal)
         if fault.sign in (Sign.SILENCE, Sign.LATE):
-            time.sleep(2.0 * DOUBT_S)  # until the answers that are owed from then are forgotten
+            time.sleep(1.25 * DOUBT_S)  # until the answers that are owed from then are forgotten
 
 
 def _times(began_s: float, known_s: float, named_s: float) -> dict[str, float]:
