@@ -43,7 +43,7 @@ BYTES_PER_NUMBER = 4
 
 @dataclass(frozen=True)
 class Estimate:
-    """frames in all; bytes on disk; bytes in memory for the longest episode known."""
+    """frames in all; bytes on disk; bytes in memory for an episode as long as the first."""
 
     frames: int
     disk_bytes: float
@@ -123,8 +123,8 @@ def estimate(converter: Converter, left: Collection[int]) -> Estimate:
     frames /= converter.mapping.stride
     numbers = episode.state.shape[1] + ACTION_DIM * (1 + converter.chunk) + 1 + len(layout.COUNTERS) * 2
     per_frame = numbers * BYTES_PER_NUMBER + sum(_video_bytes(images) for images in episode.images.values())
-    memory = sum(images.nbytes for images in episode.images.values()) / len(episode)
-    return Estimate(round(frames), frames * per_frame, memory * len(episode))
+    memory = sum(images.nbytes for images in episode.images.values())
+    return Estimate(round(frames), frames * per_frame, memory)
 
 
 def finished(out: Path) -> frozenset[int]:
