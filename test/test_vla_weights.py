@@ -154,6 +154,11 @@ class _Code:
         return os.mkdir, (self.path,)
 
 
+def test_a_converted_folder_may_hold_other_checkpoints_too(folder):
+    (folder / "checkpoints").mkdir()
+    assert layout.read(folder).prismatic is None
+
+
 def test_two_checkpoints_in_a_run_have_to_be_told_apart(run_folder, tmp_path):  # noqa: F811
     copy = linked_copy(run_folder, tmp_path / "copy")
     (copy / "checkpoints" / "step-2.pt").write_bytes(b"")

@@ -39,7 +39,7 @@ def read(path: Path) -> Layout:
     file = path if path.suffix == ".pt" else None
     folder = path.parent.parent if file else path
     config = _config(folder / CONFIG)
-    if file is None and (folder / "checkpoints").is_dir():
+    if file is None and "vla" in config:
         file = _only_checkpoint(folder)
     try:
         shape = _shape(config, folder / CONFIG, prismatic=file is not None)
