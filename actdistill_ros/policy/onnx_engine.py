@@ -35,7 +35,8 @@ class OnnxEngine:
 
     def encode(self, seen: Seen) -> list[np.ndarray]:
         """Tokens (N, D) and, with a router, evidence (1, L): it costs least as part of the same graph."""
-        pose = np.append(seen.state, np.float32(1))[None]  # (1, 11), the pose is known
+        pose = np.ones((1, len(seen.state) + 1), dtype=np.float32)  # (1, 11), 1 at its end: the pose is known
+        pose[0, :-1] = seen.state
         return self._encoders.run(None, {**self._tell(seen.ids), **seen.images, "pose": pose})
 
     def evidence(self, encoded: list[np.ndarray]) -> np.ndarray:

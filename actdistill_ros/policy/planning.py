@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import tanh
 from typing import Protocol
 
 import numpy as np
@@ -56,12 +56,8 @@ class RoutedPlan:
 
     def __call__(self, evidence: Evidence) -> Plan:
         scores = (evidence() + self._shift).tolist()
-        executed = tuple(a or score > self._threshold for a, score in zip(self._always, scores, strict=True))
-        return Plan(tuple(map(_sigmoid, scores)), executed)
-
-
-def _sigmoid(score: float) -> float:
-    return 1.0 / (1.0 + math.exp(-min(max(score, -50.0), 50.0)))
+        executed = tuple([a or score > self._threshold for a, score in zip(self._always, scores, strict=True)])
+        return Plan(tuple([0.5 + 0.5 * tanh(0.5 * score) for score in scores]), executed)  # a sigmoid, never too large
 
 
 class RandomPlan:

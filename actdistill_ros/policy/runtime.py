@@ -60,6 +60,10 @@ class PolicyRuntime:
         self._ids = lru_cache(INSTRUCTIONS)(lambda instruction: tuple(tokenizer.encode(instruction)) or (UNKNOWN,))
         self._planner = planner or self._planner_at(self._own_budget)
         self._engine = engine or best(model, device)
+        # Un-normalising is affine: what it makes of 0 and 1 says what it makes of everything.
+        none, one = np.zeros(len(contract.action.names)), np.ones(len(contract.action.names))
+        self._offset = denormalise(none, contract.active_statistics)
+        self._span = denormalise(one, contract.active_statistics) - self._offset
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> PolicyRuntime:
@@ -198,9 +202,7 @@ class PolicyRuntime:
     def _chunk(self, answer: np.ndarray, observation: Observation) -> Chunk:
         """answer: (K, 7) as `Engine.act` gives it."""
         space = self.contract.action
-        actions = answer.astype(np.float64)
-        actions[:, GRIPPER] = 0.0
-        actions = denormalise(actions, self.contract.active_statistics)
+        actions = answer * self._span + self._offset  # (K, 7) float64
         actions[:, GRIPPER] = answer[:, GRIPPER] > 0
         _limit_norms(actions, (space.translation_limit_m, space.rotation_limit_rad))
         return Chunk(
@@ -213,6 +215,6 @@ def _limit_norms(actions: np.ndarray, limits: tuple[float, float]) -> None:
     contract promises by a little."""
     vectors = actions[:, :GRIPPER].reshape(-1, 2, 3)
     norms = np.sqrt(np.einsum("kij,kij->ki", vectors, vectors))  # (K, 2)
-    actions[:, :GRIPPER] = (vectors * np.minimum(1.0, limits / np.maximum(norms, 1e-12))[..., None]).reshape(
-        -1, GRIPPER
-    )
+    if (norms > limits).any():
+        vectors = vectors * np.minimum(1.0, limits / np.maximum(norms, 1e-12))[..., None]
+        actions[:, :GRIPPER] = vectors.reshape(-1, GRIPPER)

@@ -13,7 +13,7 @@ from pathlib import Path
 from actdistill_ros.trials.interval import wilson
 from actdistill_ros.trials.protocol import SUCCESS, UNJUDGED, Result, Trial, TrialsError
 
-PACKAGES = ("actdistill_ros", "torch", "transformers", "numpy", "mujoco", "ros-rclpy")
+PACKAGES = ("actdistill_ros", "torch", "transformers", "onnxruntime", "openvino", "numpy", "mujoco", "ros-rclpy")
 
 
 def summary(results: Sequence[Result]) -> dict:
