@@ -86,7 +86,7 @@ class World:
         self._instruction = self.tasks[task].instruction
 
     def reset(self, trial: int, settle: int, still: np.ndarray, draws: np.ndarray | None) -> tuple[Look, np.ndarray]:
-        """(what is seen after settling, (625,) uint32 random state after the reset).
+        """(what is seen after settling, the simulator's random state after the reset as uint32).
 
         draws: the random state that the reset before this one left; None to go on from where the process is.
         """

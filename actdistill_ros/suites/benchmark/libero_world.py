@@ -5,7 +5,7 @@ that socket closes. What a protocol is (settling, limits, seeds) is decided at t
 
     hello                                     -> tasks, versions
     build   task, seed                        -> (the world of that task, its random numbers seeded afterwards)
-    reset   trial, settle > 0, still (7,) [draws (625,)] -> observation, draws (625,): numpy's random state after the reset
+    reset   trial, settle > 0, still (7,) [draws (628,)] -> observation, draws (628,): numpy's random state after the reset
     step    action (7,), look                 -> observation, done
     observation: image of each camera (P, P, 3) uint8 as rendered (none where `look` is false: rendering is most of
     what a step costs), state (8,) = TCP position [m], its rotation vector [rad], both in
@@ -75,11 +75,11 @@ class World:
         if settle < 1:
             raise Refused("a world that has not settled has not been looked at; settle must be 1 or more")
         if draws is not None:
-            np.random.set_state(("MT19937", draws[:624], int(draws[624]), 0, 0.0))
+            set_random_state(draws)
         self._looking = False
         env.reset()
         self._render_only_when_looking()
-        drawn = np.random.get_state()
+        drawn = random_state()
         seen = env.set_init_state(self._states[trial])
         self._objects = sorted(
             k[:-4] for k in seen if k.endswith("_pos") and k[:-4] + "_quat" in seen and "robot0" not in k
@@ -88,8 +88,7 @@ class World:
             self._looking = i + 1 == settle
             seen, _, _, _ = env.step(still.tolist())
         header, arrays = self._observation(seen)
-        # A Gaussian drawn but not used yet is not carried: LIBERO draws none.
-        return header, {**arrays, "draws": np.append(drawn[1], drawn[2]).astype("<u4")}
+        return header, {**arrays, "draws": drawn}
 
     def step(self, action: np.ndarray, look: bool) -> tuple[dict, dict]:
         self._looking = look
@@ -135,6 +134,21 @@ def rotation_vector(quaternion: np.ndarray) -> np.ndarray:
     w = min(1.0, max(-1.0, float(quaternion[3])))
     length = np.sqrt(1.0 - w * w)
     return np.zeros(3) if np.isclose(length, 0.0) else quaternion[:3] * 2.0 * np.arccos(w) / length
+
+
+def random_state() -> np.ndarray:
+    """(628,) uint32: numpy's key, position, and the Gaussian that it holds back after an odd number of them; without that one
+    the next reset would draw other furniture."""
+    _, key, position, held, gaussian = np.random.get_state()
+    return np.concatenate([key, [position, held], np.array([gaussian], "<f8").view("<u4")]).astype("<u4")
+
+
+def set_random_state(state: np.ndarray) -> None:
+    """Raises Refused if it is none that `random_state` made."""
+    if state.shape != (628,):
+        raise Refused(f"a random state of shape {state.shape}; expected (628,)")
+    gaussian = float(state[626:].copy().view("<f8")[0])
+    np.random.set_state(("MT19937", state[:624], int(state[624]), int(state[625]), gaussian))
 
 
 def versions() -> dict[str, str]:
