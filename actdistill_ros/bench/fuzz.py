@@ -27,6 +27,8 @@ START = solve(
 ).q
 SLACK_M = 0.001
 """Of the workspace and of the clearance: what the driver grants on the way, and as much between the moments it looks at."""
+TCP_SLACK = 1.05
+"""In a stop each joint rests as soon as it can, so that the TCP may be a little faster for a moment than in the motion before."""
 BATCH = 200
 """Commands whose TCP and clearance are looked at together."""
 
@@ -228,7 +230,7 @@ class Fuzz:
             self._violated(f"TCP is {1000 * outside_m[i]:.1f} mm outside the workspace at {at[i]}")
         speed_m_s = np.linalg.norm(np.diff(at, axis=0), axis=1)[follows[1:]] / settings.tick_s
         found.tcp_speed_m_s = max(found.tcp_speed_m_s, float(speed_m_s.max(initial=0.0)))
-        for speed in speed_m_s[speed_m_s > settings.tcp_speed_limit_m_s * (1.0 + 1e-6)]:
+        for speed in speed_m_s[speed_m_s > settings.tcp_speed_limit_m_s * TCP_SLACK]:
             self._violated(f"the TCP moves at {speed:.2f} m/s")
         near_m = clearances(*frames, settings.table_z_m)
         found.clearance_m = min(found.clearance_m, float(near_m.min()))
