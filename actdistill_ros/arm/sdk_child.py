@@ -99,8 +99,8 @@ class Hand:
         self._stiff_s, self._last, self._waited = None, None, 0
 
     def follow(self, position_rad: np.ndarray, velocity_rad_s: np.ndarray, opening: float, sent_s: float) -> None:
-        """Be at (6,) `position_rad` one lead from now, at (6,) `velocity_rad_s`. Raises ValueError for what must not reach
-        the motors."""
+        """Be at (6,) `position_rad` one lead from now, at (6,) `velocity_rad_s`. Raises ValueError for what must not
+        reach the motors."""
         if not (np.isfinite(position_rad).all() and np.isfinite(velocity_rad_s).all() and np.isfinite(opening)):
             raise ValueError("command is not finite")  # the SDK would take NaN for −12.5 rad
         position_rad = np.clip(position_rad, self._low, self._high)
@@ -212,8 +212,8 @@ def _obey(hand: Hand, what: int, target: list[float], sent_s: float) -> None:
 
 
 def _newest(connection: socket.socket) -> tuple[bytes | None, bool]:
-    """The newest command within a beat, none if there was none, empty if the guard is gone; and whether one of those passed
-    over asked for damping: what came after it is a new start."""
+    """The newest command within a beat, none if there was none, empty if the guard is gone; and whether one of those
+    passed over asked for damping: what came after it is a new start."""
     newest, limp = None, False
     try:
         newest = connection.recv(4096)

@@ -139,7 +139,8 @@ def _fuzz(bus, loop, checker, tick_s: float, commands: int, random: np.random.Ge
 
 
 class FrameChecker:
-    """Holds every position and velocity on the bus to the limits, and every step between two frames to the top speed."""
+    """Holds every position and velocity on the bus to the limits, and every step between two frames to the top
+    speed."""
 
     def __init__(self) -> None:
         self.violations: list[str] = []

@@ -26,17 +26,17 @@ START = solve(
     np.array([0.0, 1.5, 1.2, -1.2, 0.0, 0.0]),
 ).q
 SLACK_M = 0.001
-"""Of the workspace and of the clearance: what the driver grants on the way, and as much between the moments it looks at."""
+"""Of workspace and clearance: what the driver grants on the way, and as much between the moments it looks at."""
 TCP_SLACK = 1.05
-"""In a stop each joint rests as soon as it can, so that the TCP may be a little faster for a moment than in the motion before."""
+"""In a stop each joint rests as soon as it can: for a moment the TCP may be a little faster than before."""
 BATCH = 200
 """Commands whose TCP and clearance are looked at together."""
 
 
 @dataclass
 class Findings:
-    """Worst commanded values of the joints as share of their limit, of the TCP in metres, what was sent, and what must not
-    have happened (in words)."""
+    """Worst commanded values of the joints as share of their limit, of the TCP in metres, what was sent, and what must
+    not have happened (in words)."""
 
     commands: int = 0
     ticks: int = 0
@@ -65,7 +65,8 @@ class Fuzz:
         self._direction = np.zeros(6)
         self.found = Findings()
         self._commands = (
-            (self._chunk, 25), (self._push, 20), (self._twist, 20), (self._deadman, 15), (self._mode, 6), (self._gripper_command, 4),
+            (self._chunk, 25), (self._push, 20), (self._twist, 20), (self._deadman, 15), (self._mode, 6),
+            (self._gripper_command, 4),
             (self._trajectory, 3), (self._unreadable, 3), (self._speed_scale, 2), (self._trouble, 2),
         )  # fmt: skip
 
@@ -216,7 +217,7 @@ class Fuzz:
         self._derivatives()
 
     def _look_where(self) -> None:
-        """Where the commands since the last time put the TCP, and the parts of the arm to each other and to the table."""
+        """Where the commands since the last time put the TCP, and how close to each other and the table the parts."""
         if not self._unseen:
             return
         settings, found = self._settings, self.found

@@ -19,7 +19,8 @@ SAMPLES = (8, 40)
 SAMPLE_RAD = 0.05
 """And so far may a joint turn from one point to the next on a long way."""
 ROUNDS = 5
-"""How often a leg is stretched before the arm comes to rest first: from a start in motion the stretching is not exact."""
+"""How often a leg is stretched before the arm comes to rest first: from a start in motion the stretching is not
+exact."""
 
 
 CAUTION = ((1, 1.0), (1, 2.0), (1, 4.0), (2, 2.0), (2, 4.0), (4, 4.0), (4, 8.0))
@@ -61,8 +62,8 @@ class Samples:
 def plan(planner: Planner, start: JointState, leg: Leg, after: Leg | None, room: Room, braking: Planner) -> Plan:
     """The motion along `leg`; it rests at the end unless another one follows. Takes longer where a limit says so.
 
-    Where the arm could leave the room on the way, or in a stop by `braking` from it, it goes slower, in the end from rest
-    and in parts. Raises MotionError if that does not help either: then the stop from `start` is still inside.
+    Where the arm could leave the room on the way, or in a stop by `braking` from it, it goes slower, in the end from
+    rest and in parts. Raises MotionError if that does not help either: then the stop from `start` is still inside.
     """
     segment, why = _within_limits(planner, start, leg, _end_speed(planner, start, leg, after, room.settings), room)
     if not why:
@@ -112,8 +113,8 @@ def _places(start_q: np.ndarray, goal_q: np.ndarray, parts: int) -> list[np.ndar
 
 
 def _within_limits(planner: Planner, start: JointState, leg: Leg, speed: np.ndarray, room: Room) -> tuple[Segment, str]:
-    """The motion to the end of the leg and its speed (6,) there, stretched in time as joints and TCP need; and why the arm
-    must not move like that, empty if it may."""
+    """The motion to the end of the leg and its speed (6,) there, stretched in time as joints and TCP need; and why the
+    arm must not move like that, empty if it may."""
     wanted_s = leg.wanted_s
     for left in reversed(range(ROUNDS)):
         segment = planner.reach(start, leg.q, speed, wanted_s)
@@ -129,7 +130,8 @@ def _within_limits(planner: Planner, start: JointState, leg: Leg, speed: np.ndar
 
 
 def sample(segment: Segment, settings: DriverSettings) -> Samples:
-    """About one sample per tick, the start and the end among them; fewer of a slow motion, as close as a long way needs."""
+    """About one sample per tick, the start and the end among them; fewer of a slow motion, as close as a long way
+    needs."""
     turns = np.max(np.abs(segment.goal.q - segment.at(0.0).q)) / SAMPLE_RAD
     count = max(int(np.clip(round(segment.duration_s / settings.tick_s), *SAMPLES)), int(np.ceil(turns)))
     step_s = segment.duration_s / count

@@ -18,7 +18,8 @@ BORDER_M = WORTH_SAYING_M
 START_M = 0.0001
 """An arm that was switched on outside may be this much further out on its way in."""
 POINTS = 4
-"""At so many points of a stop the TCP is looked at; a stop takes 0.05 s at most, so that they are about a tick apart."""
+"""At so many points of a stop the TCP is looked at; a stop takes 0.05 s at most, so that they are about a tick
+apart."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,8 @@ class Room:
     def refusal(self, q: np.ndarray, v: np.ndarray, a: np.ndarray) -> str:
         """Why the arm must not move like this; empty if it may.
 
-        q [rad], v [rad/s], a [rad/s²]: (T, 6), moments of a motion. Each of them, and the stop from each, must be inside.
-        """
+        q [rad], v [rad/s], a [rad/s²]: (T, 6), moments of a motion. Each of them, and the stop from each, must be
+        inside."""
         stops = q + stopping_ways(v, a, self.limits, POINTS)  # (K, T, 6)
         beyond = np.maximum(JOINT_MIN - stops, stops - JOINT_MAX).max(axis=(0, 1))  # (6,)
         joint = int(np.argmax(beyond))
