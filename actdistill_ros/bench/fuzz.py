@@ -27,8 +27,9 @@ START = solve(
 ).q
 SLACK_M = 0.001
 """Of workspace and clearance: what the driver grants on the way, and as much between the moments it looks at."""
-TCP_SLACK = 1.05
-"""In a stop each joint rests as soon as it can: for a moment the TCP may be a little faster than before."""
+STOP_SLACK = 1.05
+"""Of the TCP's speed, in a hold: a stop that begins while the arm picks up speed first takes that acceleration away, within
+the limit of jerk, and until then the TCP gets a little faster."""
 BATCH = 200
 """Commands whose TCP and clearance are looked at together."""
 
@@ -61,7 +62,7 @@ class Fuzz:
         self._answered_s, self._answers = self._now_s, True
         self._driver = Driver(settings, lambda: self._now_s, self._feedback())
         self._recent: list[np.ndarray] = []
-        self._unseen: list[tuple[np.ndarray, bool]] = []
+        self._unseen: list[tuple[np.ndarray, bool, bool]] = []
         self._direction = np.zeros(6)
         self.found = Findings()
         self._commands = (
@@ -210,7 +211,8 @@ class Fuzz:
             return self._violated(f"command is not finite: {q}, {command.gripper}")
         if (q < JOINT_MIN - 1e-9).any() or (q > JOINT_MAX + 1e-9).any() or not 0.0 <= command.gripper <= 1.0:
             self._violated(f"command is outside its range: {q}, {command.gripper}")
-        self._unseen.append((q, bool(self._recent)))
+        moved = self._driver.state().mode in (Mode.POLICY, Mode.TELEOP)
+        self._unseen.append((q, bool(self._recent), moved))
         if len(self._unseen) >= BATCH:
             self._look_where()
         self._recent = [*self._recent[-3:], q]
@@ -221,7 +223,7 @@ class Fuzz:
         if not self._unseen:
             return
         settings, found = self._settings, self.found
-        q, follows = (np.array(values) for values in zip(*self._unseen))
+        q, follows, moved = (np.array(values) for values in zip(*self._unseen))
         self._unseen = []
         frames = many_link_frames(q)
         at = tcp_positions(*frames)
@@ -229,10 +231,11 @@ class Fuzz:
         found.outside_workspace_m = max(found.outside_workspace_m, float(outside_m.max()))
         for i in np.flatnonzero(outside_m > SLACK_M):
             self._violated(f"TCP is {1000 * outside_m[i]:.1f} mm outside the workspace at {at[i]}")
-        speed_m_s = np.linalg.norm(np.diff(at, axis=0), axis=1)[follows[1:]] / settings.tick_s
-        found.tcp_speed_m_s = max(found.tcp_speed_m_s, float(speed_m_s.max(initial=0.0)))
-        for speed in speed_m_s[speed_m_s > settings.tcp_speed_limit_m_s * TCP_SLACK]:
-            self._violated(f"the TCP moves at {speed:.2f} m/s")
+        speed_m_s = np.linalg.norm(np.diff(at, axis=0), axis=1) / settings.tick_s  # (T − 1,)
+        found.tcp_speed_m_s = max(found.tcp_speed_m_s, float(speed_m_s[follows[1:]].max(initial=0.0)))
+        limit_m_s = settings.tcp_speed_limit_m_s * np.where(moved[1:], 1.0 + 1e-6, STOP_SLACK)
+        for speed in speed_m_s[follows[1:] & (speed_m_s > limit_m_s)]:
+            self._violated(f"the TCP moves at {speed:.4f} m/s")
         near_m = clearances(*frames, settings.table_z_m)
         found.clearance_m = min(found.clearance_m, float(near_m.min()))
         for i in np.flatnonzero(near_m < settings.self_clearance_m - SLACK_M):
