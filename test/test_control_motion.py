@@ -71,6 +71,12 @@ def test_no_joint_needs_more_way_to_stop_than_the_planner_says(planner):
         assert np.all(np.abs(stop.goal.q) <= planner.stop_way(speed) + 1e-9)
 
 
+def test_a_stop_is_told_from_what_moves_the_arm(planner):
+    moving = JointState(np.zeros(6), np.full(6, 0.2), np.zeros(6))
+    assert planner.stop(moving).stops
+    assert not planner.reach(moving, np.full(6, 0.1), np.zeros(6), 0.5).stops
+
+
 def test_a_motion_that_is_not_finite_is_refused(planner):
     with pytest.raises(MotionError, match="not finite"):
         planner.stop(JointState(HOME_Q, np.full(6, np.nan), np.zeros(6)))

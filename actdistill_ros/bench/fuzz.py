@@ -27,9 +27,9 @@ START = solve(
 ).q
 SLACK_M = 0.001
 """Of workspace and clearance: what the driver grants on the way, and as much between the moments it looks at."""
-STOP_SLACK = 1.05
-"""Of the TCP's speed, in a hold: a stop that begins while the arm picks up speed first takes that acceleration away, within
-the limit of jerk, and until then the TCP gets a little faster."""
+TCP_SPEED_SLACK = 1.01
+"""Of the TCP's speed where something moves the arm: between the moments that the driver looks at. A stop is not judged by
+it: there each joint rests as soon as it can, and for a moment the TCP may get faster."""
 BATCH = 200
 """Commands whose TCP and clearance are looked at together."""
 
@@ -45,6 +45,7 @@ class Findings:
     acceleration: float = 0.0
     jerk: float = 0.0
     tcp_speed_m_s: float = 0.0
+    stop_tcp_speed_m_s: float = 0.0
     outside_workspace_m: float = 0.0
     clearance_m: float = np.inf
     sent: Counter = field(default_factory=Counter)
@@ -197,22 +198,22 @@ class Fuzz:
         odd = self._rng.random() < 0.01
         passed_s = float(self._rng.uniform(-0.02, 0.1)) if odd else self._settings.tick_s
         self._now_s += passed_s
+        stopping = self._driver.stopping
         command = self._driver.tick(self._feedback()).command
         self.found.ticks += 1
         if odd or command is None:
             self._recent.clear()
         if command is not None:
-            self._look(command)
+            self._look(command, stopping or self._driver.stopping)
             self._q, self._gripper = command.position_rad, command.gripper
 
-    def _look(self, command: JointCommand) -> None:
+    def _look(self, command: JointCommand, stopping: bool) -> None:
         q = command.position_rad
         if not (np.isfinite(q).all() and np.isfinite(command.gripper)):
             return self._violated(f"command is not finite: {q}, {command.gripper}")
         if (q < JOINT_MIN - 1e-9).any() or (q > JOINT_MAX + 1e-9).any() or not 0.0 <= command.gripper <= 1.0:
             self._violated(f"command is outside its range: {q}, {command.gripper}")
-        moved = self._driver.state().mode in (Mode.POLICY, Mode.TELEOP)
-        self._unseen.append((q, bool(self._recent), moved))
+        self._unseen.append((q, bool(self._recent), stopping))
         if len(self._unseen) >= BATCH:
             self._look_where()
         self._recent = [*self._recent[-3:], q]
@@ -223,7 +224,7 @@ class Fuzz:
         if not self._unseen:
             return
         settings, found = self._settings, self.found
-        q, follows, moved = (np.array(values) for values in zip(*self._unseen))
+        q, follows, stopping = (np.array(values) for values in zip(*self._unseen))
         self._unseen = []
         frames = many_link_frames(q)
         at = tcp_positions(*frames)
@@ -232,9 +233,10 @@ class Fuzz:
         for i in np.flatnonzero(outside_m > SLACK_M):
             self._violated(f"TCP is {1000 * outside_m[i]:.1f} mm outside the workspace at {at[i]}")
         speed_m_s = np.linalg.norm(np.diff(at, axis=0), axis=1) / settings.tick_s  # (T − 1,)
-        found.tcp_speed_m_s = max(found.tcp_speed_m_s, float(speed_m_s[follows[1:]].max(initial=0.0)))
-        limit_m_s = settings.tcp_speed_limit_m_s * np.where(moved[1:], 1.0 + 1e-6, STOP_SLACK)
-        for speed in speed_m_s[follows[1:] & (speed_m_s > limit_m_s)]:
+        moved, stopped = follows[1:] & ~stopping[1:], follows[1:] & stopping[1:]
+        found.tcp_speed_m_s = max(found.tcp_speed_m_s, float(speed_m_s[moved].max(initial=0.0)))
+        found.stop_tcp_speed_m_s = max(found.stop_tcp_speed_m_s, float(speed_m_s[stopped].max(initial=0.0)))
+        for speed in speed_m_s[moved & (speed_m_s > settings.tcp_speed_limit_m_s * TCP_SPEED_SLACK)]:
             self._violated(f"the TCP moves at {speed:.4f} m/s")
         near_m = clearances(*frames, settings.table_z_m)
         found.clearance_m = min(found.clearance_m, float(near_m.min()))

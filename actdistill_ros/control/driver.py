@@ -124,6 +124,10 @@ class Driver:
         """(6,) commanded now [rad]: where a trajectory must start."""
         return self._mover.state.q
 
+    @property
+    def stopping(self) -> bool:
+        return self._mover.stopping
+
     def set_mode(self, mode: Mode, reset: bool = False) -> str:
         """Change the mode. Returns why not; empty if done.
 

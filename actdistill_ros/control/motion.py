@@ -46,11 +46,13 @@ class MotionLimits:
 
 @dataclass(frozen=True)
 class Segment:
-    """One planned piece of motion; `goal` is its exact end, where the motion may go on."""
+    """One planned piece of motion; `goal` is its exact end, where the motion may go on; stops: it does nothing but end
+    the motion before it."""
 
     goal: JointState
     duration_s: float
     trajectory: Trajectory
+    stops: bool = False
 
     def at(self, phase_s: float) -> JointState:
         """The motion `phase_s` after the start; from its end on it goes on evenly, or rests exactly at the goal."""
@@ -112,7 +114,7 @@ class Planner:
 
     def stop(self, start: JointState) -> Segment:
         """To rest, as soon as the limits allow. Raises MotionError."""
-        return self.run_at(start, np.zeros(JOINTS))
+        return replace(self.run_at(start, np.zeros(JOINTS)), stops=True)
 
     def stop_way(self, speed: np.ndarray) -> np.ndarray:
         """(6,) way [rad] that a joint at this speed and without acceleration needs to come to rest."""

@@ -49,6 +49,11 @@ class Mover:
     def resting(self) -> bool:
         return self.segment is None and self.state.resting
 
+    @property
+    def stopping(self) -> bool:
+        """Whether the piece in progress only ends the motion before it."""
+        return self.segment is not None and self.segment.stops
+
     def brake(self) -> None:
         """Come to rest as soon as the limits allow; does nothing to an arm at rest, whose pose stays as commanded."""
         self._jogging = False
