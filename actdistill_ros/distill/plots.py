@@ -43,13 +43,13 @@ def _success(axes, suite: str, judged: Sequence[Judged]) -> None:
         xlabel="share of the decoder's FLOPs",
         ylabel="success [%], 95 % interval",
     )
-    students = [one for one in judged if one.name.startswith("student")]
-    students.sort(key=lambda one: one.body["decoder_flops_share"])
-    if students:
-        _points(axes, students, "o-", "the student's budgets")
+    kinds: dict[str, list[Judged]] = {}
     for one in judged:
-        if one not in students:
-            _points(axes, [one], "*" if one.name == "teacher" else "s", one.name)
+        kinds.setdefault(one.name.partition(" at ")[0], []).append(one)
+    markers = iter("sDv^PX<>")
+    for kind, found in kinds.items():
+        style = {"teacher": "*", "student": "o-"}.get(kind) or next(markers)
+        _points(axes, sorted(found, key=lambda one: one.body["decoder_flops_share"]), style, kind)
     if judged:
         axes.legend(fontsize=8)
     else:
@@ -62,7 +62,7 @@ def _points(axes, judged: Sequence[Judged], style: str, label: str) -> None:
     x, y = [body["decoder_flops_share"] for body in bodies], [100 * body["success_rate"] for body in bodies]
     low = [max(0.0, s - 100 * body["ci95"][0]) for s, body in zip(y, bodies, strict=True)]
     high = [max(0.0, 100 * body["ci95"][1] - s) for s, body in zip(y, bodies, strict=True)]
-    axes.errorbar(x, y, [low, high], fmt=style, capsize=3, label=label)
+    axes.errorbar(x, y, [low, high], fmt=style, capsize=3, alpha=0.8, label=label)
 
 
 def _losses(axes, found: Findings) -> None:

@@ -98,7 +98,7 @@ def text(found: Findings, commands: Sequence[str], picture: bool) -> str:
     parts = [
         f"# {found.student}\n",
         f"Student of {found.teacher} for budget {found.budget:g}: {found.parameters / 1e6:.2f} M parameters, "
-        f"{found.router_parameters} of them the router's. The command, as run last, took {found.seconds / 60:.0f} min.\n",
+        f"{found.router_parameters} of them the router's.{_duration(found.seconds)}\n",
     ]
     for suite, judged in found.judged.items():
         differences = differences_of(judged)
@@ -131,6 +131,11 @@ def text(found: Findings, commands: Sequence[str], picture: bool) -> str:
         parts.append(f"![Success, losses, layers and probes]({PICTURE})\n")
     parts += ["## Commands\n", "\n".join(f"    {line}" for line in commands) + "\n"]
     return "\n".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    """Of the last run; nothing for one that found all of its training done."""
+    return f" The command, as run last, trained for {seconds / 60:.0f} min." if seconds >= 60 else ""
 
 
 def _judged_table(judged: Sequence[Judged], differences: dict) -> str:
