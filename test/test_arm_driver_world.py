@@ -52,7 +52,7 @@ def ask(endpoint):
 def robot(ros, endpoint, ask):  # noqa: F811
     robot = Robot(ros, endpoint)
     assert "error" not in ask(op="reset", suite="tabletop", task="bowl", seed=3)
-    assert robot.set_mode(ArmState.POLICY).success
+    robot.give_to_the_policy()
     yield robot
     robot.set_mode(ArmState.IDLE, reset=True)
 
@@ -88,7 +88,7 @@ def test_motors_that_fall_silent_hold_then_damp_and_can_be_started_again(robot, 
     assert f"held for {SETTINGS.hold_to_damping_s} s with a fault: motor feedback is" in state.reason
     ask(op="inject", mute=False)
     robot.until(lambda s: not s.faults, "the fault to be gone")
-    assert robot.set_mode(ArmState.POLICY).success
+    robot.give_to_the_policy()
 
 
 def test_a_faulty_motor_is_named(robot, ask):
@@ -108,5 +108,5 @@ def test_a_new_scene_is_set_between_idle_and_policy(robot, ask):
     robot.ros.until(lambda: not ask(op="status")["enabled"], "motors without power")
     assert "error" not in ask(op="reset", suite="tabletop", task="lift", seed=4)
     robot.until(lambda s: abs(s.tcp_measured.position.x - 0.25) < 0.005, "the arm at its start")
-    assert robot.set_mode(ArmState.POLICY).success
+    robot.give_to_the_policy()
     assert robot.stands_still() and robot.states[-1].tcp_commanded.position.x == pytest.approx(0.25, abs=0.005)

@@ -40,7 +40,7 @@ def motors(tmp_path):
 @pytest.fixture
 def robot(ros, tmp_path, motors):  # noqa: F811
     robot = Robot(ros, tmp_path)
-    assert robot.set_mode(ArmState.POLICY).success
+    robot.give_to_the_policy()
     return robot
 
 
@@ -101,7 +101,7 @@ def test_a_held_key_takes_the_arm_from_the_policy_and_letting_go_stops_it(robot,
     line.says = b""
     robot.until(lambda s: "stands still" in s.reason, "the arm to be released")
     assert robot.stands_still() and robot.states[-1].mode == ArmState.TELEOP
-    assert robot.set_mode(ArmState.POLICY).success
+    robot.give_to_the_policy()
 
 
 def test_the_space_bar_is_a_latched_emergency_stop(robot, line, motors):

@@ -71,6 +71,20 @@ def test_a_graph_that_ends_ends_the_trials_and_keeps_what_is_done(clock):
     assert len(results) == 1 and saved == [1]
 
 
+@pytest.mark.parametrize(("after_s", "counted"), [(0.0, 0), (1.0, 1)])
+def test_an_arm_that_has_an_error_before_a_trial_ends_the_run_and_the_trial_does_not_count(clock, after_s, counted):
+    robot = Robot(clock, ends_after_s=after_s, ends_because="arm: ERROR: the SDK process stands still")
+    results = []
+    try:
+        run.conduct(
+            plan("m", ("lift",), 1, 0), robot, Judge(clock, {}), 5.0, results, lambda found: None,
+            clock=clock, pause=clock.pause,
+        )  # fmt: skip
+    except TrialsError as error:
+        assert "ERROR: the SDK process stands still" in str(error) and "--resume" in str(error)
+    assert len(results) == counted, "an error in the middle of a trial is a failure of that trial"
+
+
 def test_wrong_arguments_are_refused_before_anything_starts(tmp_path):
     with pytest.raises(TrialsError, match="unknown task fly; known: lift, bowl, push, stack"):
         run.run(arguments("--tasks", "lift,fly"))

@@ -20,9 +20,15 @@ class Robot:
     """Runs every task until its time is up, or until cancelled if `obeys`; four steps a second."""
 
     def __init__(
-        self, clock: Clock, answers: bool = True, obeys: bool = True, ends_after_s: float | None = None
+        self,
+        clock: Clock,
+        answers: bool = True,
+        obeys: bool = True,
+        ends_after_s: float | None = None,
+        ends_because: str = "arm: HOLD: policy silent for 1.0 s",
     ) -> None:
-        self.clock, self.answers, self.obeys, self.ends_after_s = clock, answers, obeys, ends_after_s
+        self.clock, self.answers, self.obeys = clock, answers, obeys
+        self.ends_after_s, self.ends_because = ends_after_s, ends_because
         self.started: list[tuple[str, float]] = []
         self.cancelled: list[float] = []
 
@@ -35,7 +41,7 @@ class Robot:
         if self.stopped:
             return Ended("cancelled", steps, seconds)
         if self.ends_after_s is not None and seconds >= self.ends_after_s:
-            return Ended("arm: HOLD: policy silent for 1.0 s", steps, seconds)
+            return Ended(self.ends_because, steps, seconds)
         if self.answers and seconds >= self.timeout_s:
             return Ended("timeout", steps, seconds)
         return None

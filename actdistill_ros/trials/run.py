@@ -164,7 +164,10 @@ def conduct(
     clock: Callable[[], float] = time.time,
     pause: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Make the trials, saying after each how it went and how long the rest will take."""
+    """Make the trials, saying after each how it went and how long the rest will take.
+
+    Raises TrialsError if the arm has an error before a trial begins: that is no attempt, and counts for nothing.
+    """
     begin = clock()
     for number, trial in enumerate(todo, 1):
         name = f"{number}/{len(todo)} {trial.task}, seed {trial.seed}"
@@ -175,6 +178,11 @@ def conduct(
                 film.add(caption(image, f"{name}: {instruction}"))
 
         result = replace(run_trial(trial, robot, judge, timeout_s, clock, pause, tick), real_time_factor=real_time())
+        if not result.steps and result.reason.startswith("arm: ERROR"):
+            raise TrialsError(
+                f"trial {name} could not begin, {result.reason}. {len(results)} trials are done; look after the arm, "
+                "start anew and go on with --resume."
+            )
         results.append(result)
         save(results)
         left_s = (clock() - begin) / number * (len(todo) - number)

@@ -162,7 +162,8 @@ class WorldPlant:
             values = FEEDBACK.unpack(self._connection.recv_bytes())
             self._q, self._v, force = (np.array(values[1 + 6 * i : 7 + 6 * i]) for i in range(3))
             self._torque = force + self._load
-            self._gripper, self._waiting = values[19], False
+            # The fingers' stops give way a little in the world; an arm's are steel, and the SDK trusts them to 5 mm.
+            self._gripper, self._waiting = min(max(values[19], 0.0), 1.0), False
         if self._waiting or now_s - self._asked_s < WORLD_PERIOD_S:
             return
         self._asked_s, self._waiting = now_s, True
