@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,20 @@ from actdistill_ros.contract.contract import ActionSpace, CameraSpec, Contract
 from actdistill_ros.data import statistics
 from actdistill_ros.data.episode import Episode
 from actdistill_ros.data.writer import Writer
+from actdistill_ros.distill import command
 from actdistill_ros.policy import checkpoint
 from actdistill_ros.policy.config import PolicyConfig
 from actdistill_ros.policy.model import Policy
 
 CAMERAS, PIXELS, EPISODES, LENGTH, LAYERS = ("front", "wrist"), 16, 40, 6, 4
 SENTENCES = ("lift the red block", "push the blue block left")
+
+
+def parse(*words: object) -> argparse.Namespace:
+    """As `actdistill distill` reads them."""
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return parser.parse_args([str(word) for word in words])
 
 
 def random_data(

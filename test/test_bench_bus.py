@@ -17,11 +17,32 @@ def test_no_command_however_bad_puts_a_frame_outside_the_limits(tmp_path):
     assert max(found["worst_step_rad"]) > 0.001  # the arm did move
 
 
+def sent(*positions_and_stiffness: tuple[float, float]) -> np.ndarray:
+    """Frames to one motor, 2 ms apart, without velocity."""
+    return np.array([(1.0 + 0.002 * i, at, 0.0, kp) for i, (at, kp) in enumerate(positions_and_stiffness)])
+
+
 def test_frames_outside_the_limits_and_jumps_are_found():
     checker = bus_fuzz.FrameChecker()
-    checker._check_motor(0, np.array([[1.0, 0.0], [1.002, 0.5], [1.004, JOINT_MAX[0] + 0.1]]))
+    checker._check_frames(0, sent((0.0, 70.0), (0.5, 70.0), (JOINT_MAX[0] + 0.1, 70.0)))
     words = " ".join(checker.violations)
     assert "joint1 was sent to 2.7180 rad" in words and "joint1 stepped 0.5000 rad between two frames" in words
+
+
+@pytest.mark.parametrize(
+    ("frames", "found"),
+    [
+        ([(JOINT_MAX[0] + 0.003, 0.0), (JOINT_MAX[0] + 0.003, 3.5), (JOINT_MAX[0], 3.5)], 0),  # rests there
+        ([(JOINT_MAX[0] + 0.003, 0.0), (JOINT_MAX[0] + 0.003, 3.5), (JOINT_MAX[0] + 0.003, 3.5)], 1),  # is kept there
+        ([(JOINT_MAX[0], 0.0), (JOINT_MAX[0] + 0.003, 3.5)], 1),  # is sent there
+        ([(JOINT_MAX[0] + 0.06, 0.0), (JOINT_MAX[0] + 0.06, 3.5)], 1),  # further than an arm may rest
+        ([(JOINT_MAX[0] + 0.003, 3.5)], 1),  # nobody knows where it was
+    ],
+)
+def test_only_the_first_frame_under_power_may_be_where_an_arm_rests_outside_its_limits(frames, found):
+    checker = bus_fuzz.FrameChecker(start_tolerance_rad=0.05)
+    checker._check_frames(0, sent(*frames))
+    assert len(checker.violations) == found
 
 
 def test_each_injected_fault_is_named_and_ends_safe(tmp_path, monkeypatch):

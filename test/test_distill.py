@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from distill_parts import EPISODES, LAYERS, random_data, random_teacher
+from distill_parts import EPISODES, LAYERS, parse, random_data, random_teacher
 from safetensors.torch import load_file
 
 from actdistill_ros.contract.contract import ACTION_NAMES, ContractError
@@ -56,12 +55,6 @@ def probing(teacher):
 
 def student(teacher, probing, settings=SMALL, name="student") -> Student:
     return Student(name, teacher, probing.heads, depth.places([2, 1], LAYERS), settings)
-
-
-def parse(*words: object) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    return parser.parse_args([str(word) for word in words])
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 
 import numpy as np
 import pytest
 import torch
-from distill_parts import LAYERS, random_data, random_teacher
+from distill_parts import LAYERS, parse, random_data, random_teacher
 
 from actdistill_ros.distill import command, controls, judge, report
 from actdistill_ros.distill.judge import Judged
@@ -19,12 +18,6 @@ from actdistill_ros.sim.staging import SUITES
 
 ORDER = [2, 1]
 ASKED = ("--controls", "static", "random", "no-graph", "--control-budgets", "0.5")
-
-
-def parse(*words: object) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    return parser.parse_args([str(word) for word in words])
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from distill_parts import random_data, random_teacher
+from distill_parts import parse, random_data, random_teacher
 from safetensors.torch import load_file
 
 from actdistill_ros.distill import command
@@ -26,12 +25,6 @@ from actdistill_ros.policy import checkpoint
 STEPS, KILL_AFTER = 30, 8
 LAUNCH = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
 PLAIN = ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")
-
-
-def parse(*words: object) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    return parser.parse_args([str(word) for word in words])
 
 
 @pytest.fixture(scope="module")
