@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Loads a VLA checkpoint and prints, as JSON, how much memory that took beside what its weights take.
 
-    tools/make_vla_checkpoint.py /tmp/vla-1b --size 1b --dtype bfloat16
-    tools/measure_vla_load.py /tmp/vla-1b --dtype bfloat16
+    tools/make_vla_checkpoint.py vla-1b --size 1b --dtype bfloat16
+    tools/measure_vla_load.py vla-1b --dtype bfloat16
 
 `peak_share` is the largest resident memory of the process while it loaded, less what it held before (the interpreter
 and its libraries), as a share of the weights in the chosen type. Pages of mapped files count.
