@@ -39,7 +39,7 @@ def draw(found: Findings, work: Path, path: Path) -> bool:
 
 def _success(axes, suite: str, judged: Sequence[Judged]) -> None:
     axes.set(
-        title=f"Success against compute {suite}".strip(),
+        title=f"Success against compute: {suite}" if suite else "Success against compute",
         xlabel="share of the decoder's FLOPs",
         ylabel="success [%], 95 % interval",
     )
@@ -51,7 +51,7 @@ def _success(axes, suite: str, judged: Sequence[Judged]) -> None:
         style = {"teacher": "*", "student": "o-"}.get(kind) or next(markers)
         _points(axes, sorted(found, key=lambda one: one.body["decoder_flops_share"]), style, kind)
     if judged:
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, loc="lower right")
     else:
         axes.text(0.5, 0.5, "not judged", ha="center", transform=axes.transAxes)
     axes.set_xlim(0, 1.05)
@@ -81,8 +81,8 @@ def _layers(axes, found: Findings) -> None:
     student = next((one for one in first if one.name == "student"), None)
     if student:
         axes.bar(layers, student.body["layer_frequency"], alpha=0.4, label="share of steps in which the layer ran")
-    axes.set_ylim(0, 1.05)
-    axes.legend(fontsize=8)
+    axes.set_ylim(0, 1.25)
+    axes.legend(fontsize=8, loc="upper center", ncols=2)
 
 
 def _curve(axes, found: Findings, work: Path) -> None:
@@ -92,4 +92,5 @@ def _curve(axes, found: Findings, work: Path) -> None:
         if key not in ("step", "layers"):
             axes.plot([line["step"] for line in lines], [line[key] for line in lines], label=key)
     axes.set_yscale("log")
-    axes.legend(fontsize=8)
+    if lines:
+        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))

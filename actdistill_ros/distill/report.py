@@ -208,14 +208,18 @@ def _verdict(judged: Sequence[Judged], differences: dict) -> str:
 
 def _latency_table(latency: dict) -> str:
     rows = [
-        ("decoder", *(f"{latency[f'decoder_ms_{k}']:.2f}" for k in ("full", "plan")), f"{1 / latency['ratio']:.2f} ×"),
-        ("step", *(f"{latency[f'step_ms_{k}']:.2f}" for k in ("full", "plan")), f"{1 / latency['step_ratio']:.2f} ×"),
+        (stage, *(_median_and_tail(latency, f"{stage}_ms_{way}") for way in ("full", "plan")), f"{1 / ratio:.2f} ×")
+        for stage, ratio in (("decoder", latency["ratio"]), ("step", latency["step_ratio"]))
     ]
-    return _rows(("p50, ms", "all layers", "student", "faster"), rows) + (
+    return _rows(("p50 / p95, ms", "all layers", "student", "faster at p50"), rows) + (
         f"\n{latency['layers_executed']:.2f} of {latency['layers_total']} layers ran, so "
         f"{latency['layers_total'] / latency['layers_executed']:.2f} × would be ideal; the router took "
         f"{latency['router_share']:.1%} of a step. {latency['device']}, {latency['threads']} threads.\n"
     )
+
+
+def _median_and_tail(latency: dict, name: str) -> str:
+    return f"{latency[name]:.2f} / {latency[f'{name}_p95']:.2f}"
 
 
 def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
