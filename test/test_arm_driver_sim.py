@@ -199,7 +199,7 @@ def test_a_speed_scale_outlives_a_reconnection(loop, motors, tmp_path):
     again = Motors(tmp_path)
     try:
         assert loop.set_mode(Mode.IDLE, reset=True) == ""
-        assert loop._driver._speed_scale == 0.5
+        assert loop._driver._course.speed_scale == 0.5
     finally:
         loop.stop()
         again.close()

@@ -23,7 +23,8 @@ TRAJECTORY_SHARE = 0.3
 class Mover:
     """Moves only in pieces that were planned from the motion before them, so that nothing is a jump.
 
-    tcp: the commanded pose: where the piece in progress leads, or where the arm rests.
+    tcp: the commanded pose: where the piece in progress leads, or where the arm rests. gripper: its commanded opening,
+        0 closed … 1 open.
     """
 
     def __init__(self, settings: DriverSettings) -> None:
@@ -32,6 +33,7 @@ class Mover:
         self._slow = _planner(settings, settings.trajectory_speed_limit, TRAJECTORY_SHARE)
         self._jogger = Jogger(settings, self._planner)
         self._jogging = False
+        self.gripper = 0.0
         self.rest_at(np.zeros(6))
 
     def rest_at(self, q: np.ndarray) -> None:
