@@ -13,9 +13,10 @@ from actdistill_ros.contract.contract import ContractError
 from actdistill_ros.contract.observation import ArmPose, Observation
 from actdistill_ros.distill.student import StudentSettings, derive
 from actdistill_ros.policy import checkpoint
+from actdistill_ros.policy.budgets import GRID, threshold
 from actdistill_ros.policy.engine import TorchEngine
 from actdistill_ros.policy.planning import RandomPlan
-from actdistill_ros.policy.router import GRID, Router, threshold
+from actdistill_ros.policy.router import Router
 from actdistill_ros.policy.runtime import PolicyRuntime
 from actdistill_ros.trials import evaluate
 

@@ -22,8 +22,8 @@ from actdistill_ros.distill.processes import Processes
 from actdistill_ros.distill.student import Student, StudentSettings, held_out_curve
 from actdistill_ros.distill.teacher import DTYPES, Teacher
 from actdistill_ros.policy import checkpoint
+from actdistill_ros.policy.budgets import LOWEST_BUDGET
 from actdistill_ros.policy.model import Policy
-from actdistill_ros.policy.router import LOWEST_BUDGET
 
 CURVE_BUDGETS = [0.25, 0.3, 0.35, 0.4, 0.47, 0.5, 0.6, 0.75, 1.0]
 
@@ -45,6 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--beta", type=float, default=plan.streams.beta, help="weight of the action stream; 0: off")
     parser.add_argument("--eta", type=float, default=plan.streams.eta, help="relations in the semantic stream; 0: off")
     parser.add_argument("--output", type=float, default=plan.output, help="weight of the teacher's chunk; 0: off")
+    parser.add_argument(
+        "--recent-actions",
+        type=int,
+        default=plan.recent,
+        metavar="N",
+        help="tell the router the N actions commanded last; 0 (default): it sees one observation only",
+    )
     parser.add_argument("--no-graph", action="store_true", help="heads read the mean over tokens instead of the graph")
     parser.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="of the matrix products; see `actdistill train --help`"
@@ -179,6 +186,7 @@ def _plan(args: argparse.Namespace) -> Plan:
         seed=args.seed,
         streams=streams,
         output=args.output,
+        recent=args.recent_actions,
     )
     probing = ProbingSettings(steps=args.probe_steps, batch=args.batch, seed=args.seed)
     if min(args.steps, args.probe_steps, args.save_every) < 1:

@@ -18,9 +18,9 @@ from actdistill_ros.distill.probing import read
 from actdistill_ros.distill.teacher import Given, Teacher, answer
 from actdistill_ros.policy import losses as task
 from actdistill_ros.policy.batches import Batch
+from actdistill_ros.policy.budgets import LOWEST_BUDGET
 from actdistill_ros.policy.config import RouterConfig
 from actdistill_ros.policy.model import Policy, Prediction
-from actdistill_ros.policy.router import LOWEST_BUDGET, Router
 
 EMA = 0.995
 QUIET_AFTER = 0.7  # share of the training after which the gates are no longer shaken
@@ -31,7 +31,8 @@ TRAINED = ("decoder.", "head.", "focus.")  # vision and projector stay the teach
 class StudentSettings:
     """plan: run these layers in every step, without a router (controls); groups: parts of a batch that share a budget.
 
-    output: weight of the teacher's final chunk; compute: weight of the budget.
+    output: weight of the teacher's final chunk; compute: weight of the budget; recent: how many of the actions commanded
+    last the router is told.
     """
 
     budget: float = 0.47
@@ -46,9 +47,12 @@ class StudentSettings:
     output: float = 1.0
     compute: float = 20.0
     plan: tuple[bool, ...] | None = None
+    recent: int = 0
 
     def check(self) -> None:
         """Raises DistillError if this cannot be trained."""
+        if self.recent < 0:
+            raise DistillError(f"--recent-actions {self.recent} is not a number of actions; expected 0 or more")
         if not LOWEST_BUDGET <= self.budget <= 1.0:
             raise DistillError(f"budget {self.budget:g} cannot be met; expected {LOWEST_BUDGET} … 1")
         if self.batch % self.groups or self.batch < 2 * self.groups:
@@ -88,12 +92,13 @@ class Student:
         self.optimiser = torch.optim.AdamW(
             groups, lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
         )
-        self.settings = json.dumps({**teacher.settings, **asdict(settings), "heads": asdict(heads.config)})
+        described = {key: value for key, value in asdict(settings).items() if key != "recent" or value}
+        self.settings = json.dumps({**teacher.settings, **described, "heads": asdict(heads.config)})
 
     def update(self) -> dict[str, float]:
         settings = self._settings
         rng = np.random.default_rng([settings.seed, 2, self.step])
-        batch = self.teacher.batch(settings.seed, self.step, settings.batch)
+        batch = self.teacher.batch(settings.seed, self.step, settings.batch, settings.recent)
         given = self.teacher.give(batch)
         gates, terms = self._gates(given, rng)
         terms |= self._terms(batch, given, gates)
@@ -119,7 +124,7 @@ class Student:
             return torch.tensor(settings.plan, dtype=torch.float32, device=device).expand(len(given.tokens), -1), {}
         budgets, share = draw_budgets(rng, settings), processes.share(settings.batch)
         uniform = torch.from_numpy(rng.uniform(1e-6, 1 - 1e-6, (settings.batch, self._layers)).astype(np.float32))
-        scores = self.model.router(given.tokens, given.present, budgets[share].to(device))  # (b, L)
+        scores = self.model.router(given.tokens, given.present, budgets[share].to(device), given.recent)  # (b, L)
         shake = max(0.0, 1 - self.step / (QUIET_AFTER * self.steps))
         noise = torch.logit(uniform[share].to(device))
         gates = straight_through(scores + shake * noise, self.model.router.always)
@@ -192,13 +197,13 @@ class Student:
         model = Policy(self.model.config).to(self.teacher.device)
         model.load_state_dict(weights.whole_state(self.model) | self._average())
         model.eval()
-        calibrate(model.router, self.teacher, limit)
+        calibrate(model, self.teacher, limit)
         return model
 
 
 def derive(teacher: Policy, place: Tensor, settings: StudentSettings) -> Policy:
     """The teacher with a router, its front frozen. A fixed plan is a router that always chooses it."""
-    model = Policy(replace(teacher.config, router=RouterConfig(budget=settings.budget)))
+    model = Policy(replace(teacher.config, router=RouterConfig(budget=settings.budget, recent=settings.recent)))
     missing, extra = model.load_state_dict(weights.whole_state(teacher), strict=False)
     if extra or any(not name.startswith("router.") for name in missing):
         raise DistillError(f"teacher and student differ in more than the router: {[*missing, *extra]}")
@@ -237,16 +242,17 @@ def rate_share(step: int, steps: int, warmup: int) -> float:
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
 
-def calibrate(router: Router, teacher: Teacher, limit: int) -> None:
+def calibrate(model: Policy, teacher: Teacher, limit: int) -> None:
     """Thresholds from held-out episodes; a router that always chooses one plan keeps to it at every budget."""
+    router = model.router
     if router.place.max() > 1e5:
         router.thresholds.zero_()
         router.shares.fill_(router.always.float().mean().item())
         return
     evidence = []
-    for batch in teacher.held_out(limit):
+    for batch in teacher.held_out(limit, model.config.router.recent):
         given = teacher.give(batch)
-        evidence.append(router.evidence(given.tokens, given.present))
+        evidence.append(router.evidence(given.tokens, given.present, given.recent))
     router.calibrate(torch.cat(evidence))
 
 
@@ -255,9 +261,9 @@ def held_out_curve(model: Policy, teacher: Teacher, budgets: list[float], limit:
     """At each budget, on held-out episodes: mean executed share, and losses against the expert (`motion`, `gripper`)
     and against the teacher (`output`)."""
     parts: dict[float, list[list[float]]] = {budget: [] for budget in budgets}
-    for batch in teacher.held_out(limit):
+    for batch in teacher.held_out(limit, model.config.router.recent):
         given = teacher.give(batch)
-        evidence = model.router.evidence(given.tokens, given.present)
+        evidence = model.router.evidence(given.tokens, given.present, given.recent)
         wanted = teacher.answer(teacher.trace(given), given)
         for budget in budgets:
             at, threshold = model.router.at(budget)
