@@ -75,7 +75,9 @@ def _one(name: str, order: Sequence[int], layers: int, student: StudentSettings,
     if name == "random":
         return Control(label, meaning, settings, budget, None, words=("--plan", "random", *at))
     if plan is not None:  # its checkpoint has no other plan, so evaluation needs no budget
-        return Control(label, meaning, replace(settings, plan=plan), budget, name if own else f"{name}-{budget:g}")
+        return Control(
+            label, meaning, replace(settings, plan=plan, recent=0), budget, name if own else f"{name}-{budget:g}"
+        )
     return Control(label, meaning, settings, budget, name, graph=name != "no-graph", words=at)
 
 

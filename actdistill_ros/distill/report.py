@@ -69,6 +69,7 @@ def command(args: argparse.Namespace) -> str:
         words += [f"--{name.replace('_', '-')}", getattr(args, name)]
     words += ["--dtype", args.dtype, "--seed", args.seed, "--threads", args.threads]
     words += ["--no-graph"] if args.no_graph else []
+    words += ["--recent-actions", args.recent_actions] if args.recent_actions else []
     words += ["--controls", *args.controls] if args.controls is not None else []
     words += ["--control-budgets", *args.control_budgets] if args.control_budgets else []
     words += ["--eval-episodes", args.eval_episodes, "--eval-seed", args.eval_seed]

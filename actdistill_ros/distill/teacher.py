@@ -19,6 +19,7 @@ from actdistill_ros.distill.processes import Processes
 from actdistill_ros.distill.recompute import autocast, directly, recomputed
 from actdistill_ros.policy import checkpoint
 from actdistill_ros.policy.batches import Batch, Batcher, Samples
+from actdistill_ros.policy.config import PolicyConfig
 from actdistill_ros.policy.model import Policy, Prediction
 from actdistill_ros.policy.tokenizer import Tokenizer
 
@@ -27,11 +28,13 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Given:
-    """What both decoders read: tokens (B, N, D), present (B, N) bool, seen (B, E) of the encoders."""
+    """What both decoders read: tokens (B, N, D), present (B, N) bool, seen (B, E) of the encoders; and for the student's
+    router alone what was commanded before, recent (B, R, A + 1)."""
 
     tokens: Tensor
     present: Tensor
     seen: Tensor
+    recent: Tensor
 
 
 class Teacher:
@@ -68,9 +71,18 @@ class Teacher:
         # Teacher by content, data by name: what a resumed run must have in common with the one that was killed.
         self.settings = {"teacher": self.identity.partition("@")[2], "data": [str(one) for one in data], "dtype": dtype}
 
-    def batch(self, seed: int, step: int, size: int) -> Batch:
-        """This process's share of the step's batch."""
-        return self.batcher.train(seed, step, size, self.processes.share(size)).to(self.device)
+    def batch(self, seed: int, step: int, size: int, recent: int = 0) -> Batch:
+        """This process's share of the step's batch, with so many recent actions."""
+        return self.batcher.train(seed, step, size, self.processes.share(size), recent).to(self.device)
+
+    @property
+    def shape(self) -> PolicyConfig:
+        """Of what heads read and say; see `probing.Shape`."""
+        return self.model.config
+
+    def target(self, batch: Batch) -> Tensor:
+        """The chunks (B, K, A) that heads learn to say."""
+        return batch.chunk
 
     def precision(self) -> AbstractContextManager:
         return autocast(self.dtype, self.device)
@@ -78,7 +90,8 @@ class Teacher:
     @torch.no_grad()
     def give(self, batch: Batch) -> Given:
         with self.precision():
-            return Given(*(x.float() if x.dtype != torch.bool else x for x in embed(self.model, batch)))
+            found = (x.float() if x.dtype != torch.bool else x for x in embed(self.model, batch))
+            return Given(*found, batch.recent)
 
     @torch.no_grad()
     def trace(self, given: Given) -> list[Tensor]:
@@ -92,12 +105,13 @@ class Teacher:
         with self.precision():
             return answer(self.model, hidden, given)
 
-    def held_out(self, limit: int) -> Iterator[Batch]:
-        """Up to `limit` samples, evenly spread over the episodes that nothing is trained on, in batches of 64."""
+    def held_out(self, limit: int, recent: int = 0) -> Iterator[Batch]:
+        """Up to `limit` samples, evenly spread over the episodes that nothing is trained on, in batches of 64, with so
+        many recent actions."""
         pool = self.samples.validation
         chosen = pool[np.linspace(0, len(pool) - 1, min(limit, len(pool))).astype(int)]
         for part in np.array_split(chosen, max(1, len(chosen) // 64)):
-            yield self.batcher.at(part).to(self.device)
+            yield self.batcher.at(part, recent=recent).to(self.device)
 
 
 def embed(model: Policy, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +14,23 @@ from actdistill_ros.contract.contract import Statistics
 from actdistill_ros.contract.preprocess import normalise
 from actdistill_ros.contract.seeds import EVALUATION_SEED, of_evaluation
 from actdistill_ros.data.episode import DataError
-from actdistill_ros.data.layout import IMAGES
+from actdistill_ros.data.layout import ACTION, IMAGES
 from actdistill_ros.data.reader import Dataset
 from actdistill_ros.policy.config import PolicyConfig
 from actdistill_ros.policy.engine import to_input
+from actdistill_ros.policy.recent import hide, recorded, slots
 from actdistill_ros.policy.tokenizer import UNKNOWN, Tokenizer
 
 HELD_OUT_EVERY = 40  # every 40th episode is for validation
+RECENT_DROPOUT = 0.2  # share of the training samples whose recent actions are hidden, in part or all
 PLACES = PolicyConfig(()).scene_dim + PolicyConfig(()).focus_dim
 
 
 @dataclass(frozen=True)
 class Batch:
     """images: name -> (B, 3, S, S); instruction: (B, T) ids; state: (B, 10); pose_known: (B,); chunk: (B, K, 7)
-    normalised; aux: (B, A) [m], NaN where the data do not tell the places of things."""
+    normalised; aux: (B, A) [m], NaN where the data do not tell the places of things; recent: (B, N, 8) what was
+    commanded before, see `recent`."""
 
     images: dict[str, Tensor]
     instruction: Tensor
@@ -35,11 +38,12 @@ class Batch:
     pose_known: Tensor
     chunk: Tensor
     aux: Tensor
+    recent: Tensor
 
     def to(self, device: torch.device | str) -> Batch:
         """Itself where it is there already."""
         images = {name: image.to(device) for name, image in self.images.items()}
-        rest = (self.instruction, self.state, self.pose_known, self.chunk, self.aux)
+        rest = (self.instruction, self.state, self.pose_known, self.chunk, self.aux, self.recent)
         return Batch(images, *(x.to(device) for x in rest))
 
 
@@ -57,6 +61,7 @@ class Samples:
         shapes = {name: [tuple(d.info["features"][IMAGES + name]["shape"][:2]) for d in sets] for name in cameras}
         self.shapes = {name: _same(sets, f"the size of {name}", each) for name, each in shapes.items()}
         self.state = np.concatenate([d.columns("observation.state") for d in sets])
+        self.action = np.concatenate([d.columns(ACTION) for d in sets])
         self.chunk = np.concatenate([d.columns("chunk") for d in sets])
         self.aux = np.concatenate([_places(d) for d in sets])
         self.instructions = [text for d in sets for text in d.instructions()]
@@ -110,21 +115,26 @@ class Batcher:
     ) -> None:
         self._samples, self._pose_dropout = samples, pose_dropout
         self._chunk = normalise(samples.chunk.astype(np.float64), statistics).astype(np.float32)
+        self._slots = slots(samples.action, statistics)  # (F, 8)
         self._ids = [tokenizer.encode(text) for text in samples.instructions]
 
-    def train(self, seed: int, step: int, size: int, share: slice = slice(None)) -> Batch:
+    def train(self, seed: int, step: int, size: int, share: slice = slice(None), recent: int = 0) -> Batch:
         """The step's batch, or the rows of it that `share` names; a function of its arguments, so that a resumed run
-        sees what the first would have seen, and shares together are the batch."""
+        sees what the first would have seen, and shares together are the batch. recent: how many of the actions commanded
+        before each sample come with it, some of them hidden; the rest of the batch does not depend on that."""
         pool = self._samples.training
         per_epoch = max(1, len(pool) // size)
         epoch, place = divmod(step, per_epoch)
         order = np.random.default_rng([seed, epoch]).permutation(pool)
         indices = order[place * size : (place + 1) * size]
         rng = np.random.default_rng([seed, 1, step])
-        batch = self.at(indices, word_dropout=0.02, rng=rng, share=share)
+        batch = self.at(indices, word_dropout=0.02, rng=rng, share=share, recent=recent)
         known = torch.from_numpy((rng.random(len(indices)) >= self._pose_dropout).astype(np.float32))[share]
         images = {name: _vary(image, len(indices), rng, share) for name, image in batch.images.items()}
-        return Batch(images, batch.instruction, batch.state, known, batch.chunk, batch.aux)
+        if recent:
+            told, hiding = self._recent(indices, recent), np.random.default_rng([seed, 3, step])
+            batch = replace(batch, recent=torch.from_numpy(hide(told, hiding, RECENT_DROPOUT)[share]))
+        return replace(batch, images=images, pose_known=known)
 
     def at(
         self,
@@ -132,6 +142,7 @@ class Batcher:
         word_dropout: float = 0.0,
         rng: np.random.Generator | None = None,
         share: slice = slice(None),
+        recent: int = 0,
     ) -> Batch:
         """Samples as they are recorded; sentences are padded alike, and words left out alike, whatever the share."""
         s = self._samples
@@ -149,7 +160,12 @@ class Batcher:
             torch.ones(len(indices)),
             torch.from_numpy(self._chunk[indices]),
             torch.from_numpy(s.aux[indices]),
+            torch.from_numpy(self._recent(indices, recent)),
         )
+
+    def _recent(self, indices: np.ndarray, count: int) -> np.ndarray:
+        first = self._samples.first[self._samples.episode[indices]]  # (B,)
+        return recorded(self._slots, first, indices, count)  # (B, N, 8)
 
 
 def _check_seeds(data: Dataset) -> None:

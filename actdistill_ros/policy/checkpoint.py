@@ -23,8 +23,7 @@ def save(folder: Path, model: Policy, contract: Contract) -> None:
     """Write the whole checkpoint; weights appear last, so that a folder with weights is complete."""
     folder.mkdir(parents=True, exist_ok=True)
     contract.save(folder)
-    shape = {key: value for key, value in asdict(model.config).items() if value is not None}
-    (folder / CONFIG).write_text(json.dumps(shape, indent=1) + "\n")
+    (folder / CONFIG).write_text(json.dumps(_shape(model.config), indent=1) + "\n")
     unfinished = folder / f"{WEIGHTS}.unfinished"
     save_file({k: v.detach().to("cpu", torch.float32).contiguous() for k, v in model.state_dict().items()}, unfinished)
     unfinished.chmod((folder / CONFIG).stat().st_mode)  # safetensors lets nobody else read what it writes
@@ -56,6 +55,14 @@ def load(folder: Path, device: str = "cpu") -> tuple[Policy, Contract]:
 def identity(folder: Path) -> str:
     """Short name of exactly these weights: folder name and the first digits of their SHA-256."""
     return f"{folder.name}@{hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()[:10]}"
+
+
+def _shape(config: PolicyConfig) -> dict:
+    """What a checkpoint does not have is left out, so that its config is that of the versions that did not know it."""
+    body = {key: value for key, value in asdict(config).items() if value is not None}
+    if config.router and not config.router.recent:
+        del body["router"]["recent"]
+    return body
 
 
 def _config(path: Path) -> PolicyConfig:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RouterConfig:
-    """hidden: width of the router; budget: share of decoder compute that the student was made for."""
+    """hidden: width of the router; budget: share of decoder compute that the student was made for; recent: how many of
+    the actions commanded last it is told."""
 
     hidden: int = 32
     budget: float = 0.47
+    recent: int = 0
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,12 @@ INSTRUCTIONS = 64  # how many are kept read
 @dataclass(frozen=True)
 class Seen:
     """One observation, preprocessed. images: camera name -> (S, S, 3) uint8; ids: the instruction's words;
-    state: (10,) float32."""
+    state: (10,) float32; recent: (N, 8) float32 what was commanded before, see `recent`."""
 
     images: Mapping[str, np.ndarray]
     ids: tuple[int, ...]
     state: np.ndarray
+    recent: np.ndarray
 
 
 class Engine(Protocol):
@@ -55,18 +56,20 @@ class TorchEngine:
         self._known = torch.ones(1, device=device)
         self._tell = lru_cache(INSTRUCTIONS)(lambda ids: model.tell(torch.tensor([ids], device=device)))
 
-    def encode(self, seen: Seen) -> Tensor:
+    def encode(self, seen: Seen) -> tuple[Tensor, Tensor]:
+        """Tokens (1, N, D) and, for the router, what was commanded before, (1, R, A + 1)."""
         images = {name: to_input(torch.from_numpy(view)[None].to(self._device)) for name, view in seen.images.items()}
         state = torch.from_numpy(seen.state)[None].to(self._device)
         tokens, _, _ = self._model.look(images, self._tell(seen.ids), state, self._known)
         self._wait()
-        return tokens
+        return tokens, torch.from_numpy(seen.recent)[None].to(self._device)
 
-    def evidence(self, encoded: Tensor) -> np.ndarray:
-        return self._model.router.evidence(encoded)[0].cpu().numpy()
+    def evidence(self, encoded: tuple[Tensor, Tensor]) -> np.ndarray:
+        tokens, recent = encoded
+        return self._model.router.evidence(tokens, recent=recent)[0].cpu().numpy()
 
-    def decode(self, encoded: Tensor, executed: Sequence[bool]) -> Tensor:
-        hidden = self._model.decoder(encoded, None, executed)[:, -1]  # (1, D); one sentence is never padded
+    def decode(self, encoded: tuple[Tensor, Tensor], executed: Sequence[bool]) -> Tensor:
+        hidden = self._model.decoder(encoded[0], None, executed)[:, -1]  # (1, D); one sentence is never padded
         self._wait()
         return hidden
 

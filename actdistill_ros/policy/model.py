@@ -76,7 +76,10 @@ class Policy(nn.Module):
         self.focus = nn.Linear(width, config.focus_dim)
         self.ask = nn.Linear(language, 2 * width)
         routed = config.router
-        self.router = Router(width, routed.hidden, config.layers, sum(config.vision_tokens)) if routed else None
+        self.router = None
+        if routed:
+            told = (routed.recent, config.action_dim + 1)
+            self.router = Router(width, routed.hidden, config.layers, sum(config.vision_tokens), told)
         nn.init.normal_(self.embed.weight, std=0.5)
 
     def embed_inputs(

@@ -37,7 +37,10 @@ class OnnxEngine:
         """Tokens (N, D) and, with a router, evidence (1, L): it costs least as part of the same graph."""
         pose = np.ones((1, len(seen.state) + 1), dtype=np.float32)  # (1, 11), 1 at its end: the pose is known
         pose[0, :-1] = seen.state
-        return self._encoders.run(None, {**self._tell(seen.ids), **seen.images, "pose": pose})
+        given = {**self._tell(seen.ids), **seen.images, "pose": pose}
+        if seen.recent.size:
+            given["recent"] = seen.recent[None]
+        return self._encoders.run(None, given)
 
     def evidence(self, encoded: list[np.ndarray]) -> np.ndarray:
         return encoded[1][0]

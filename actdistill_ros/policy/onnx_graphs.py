@@ -52,8 +52,8 @@ class Graph:
 
 @torch.no_grad()
 def encoders(model: Policy, routed: bool) -> bytes:
-    """Inputs: those of `instruction_inputs`, one (S, S, 3) uint8 image per camera by its name, `pose` (1, 11).
-    Outputs: tokens (N, D); if routed, `Router.evidence` of them, (1, L)."""
+    """Inputs: those of `instruction_inputs`, one (S, S, 3) uint8 image per camera by its name, `pose` (1, 11); if routed
+    by recent actions, `recent` (1, R, A + 1). Outputs: tokens (N, D); if routed, `Router.evidence` of them, (1, L)."""
     config, graph = model.config, Graph()
     widths = [width for name in config.cameras for width in _film_widths(model.encoders[name])]
     films = graph.add("Split", "films", _ints(*widths), outputs=len(widths), axis=1)
@@ -70,7 +70,10 @@ def encoders(model: Policy, routed: bool) -> bytes:
     inputs.append(_value("words", ["words", config.width]))
     if not routed:
         return graph.model(inputs, tokens)
-    return graph.model([*inputs, _value("said", [1, config.layers])], tokens, _evidence(graph, model.router, given))
+    inputs.append(_value("said", [1, config.layers]))
+    if config.router.recent:
+        inputs.append(_value("recent", [1, config.router.recent, config.action_dim + 1]))
+    return graph.model(inputs, tokens, _evidence(graph, model.router, given))
 
 
 @torch.no_grad()
@@ -124,23 +127,30 @@ def decoder_of_one_plan(model: Policy, executed: list[int]) -> bytes:
 
 
 def _evidence(graph: Graph, router: Router, given: str) -> str:
-    """`Router.evidence` of the tokens after the words; `said` has what the words add."""
+    """`Router.evidence` of the tokens after the words, and of `recent`; `said` has what the words add."""
     add, hidden, norm = graph.add, router.state.out_features, router.vision_norm
-    gate = router.gate.weight.double()  # (L, 5R): vision 2R, language 2R, state R
-    of_state = gate[:, 4 * hidden :] @ router.state.weight.double()  # (L, D): two linear layers in one
-    weights = torch.cat([gate[:, : 2 * hidden], of_state], dim=1).T.float()  # (2R + D, L)
+    gate = router.gate.weight.double()  # (L, 5R or 6R): vision 2R, language 2R, state R, recent actions R
+    of_state = gate[:, 4 * hidden : 5 * hidden] @ router.state.weight.double()  # (L, D): two linear layers in one
+    weights = torch.cat([gate[:, : 2 * hidden], of_state, gate[:, 5 * hidden :]], dim=1).T.float()  # (2R + D (+ R), L)
     images, state, _ = add("Split", given, _ints(router.vision_tokens, 1, 1), outputs=3, axis=0)  # (V, D), (1, D)
     seen = add("Gemm", images, router.vision.weight.T, router.vision.bias)  # (V, R)
     seen = add("LayerNormalization", seen, norm.weight, norm.bias, epsilon=norm.eps)
     mean, largest = add("ReduceMean", seen, _ints(0)), add("ReduceMax", seen, _ints(0))  # (1, R) each
-    return add("Gemm", add("Concat", mean, largest, state, axis=1), weights, "said")  # (1, L)
+    done = []
+    if router.recent is not None:
+        linear = router.recent[1]
+        done = [add("Gelu", add("Gemm", add("Flatten", "recent"), linear.weight.T, linear.bias))]  # (1, R)
+    return add("Gemm", add("Concat", mean, largest, state, *done, axis=1), weights, "said")  # (1, L)
 
 
 def _said(router: Router, words: Tensor) -> Tensor:
     """What the words (1, T, D), and the bias of the state's layer, add to the evidence; (1, L)."""
     heard = router.language_norm(router.language(words))  # (1, T, R)
-    pooled = torch.cat([heard.mean(1), heard.amax(1), router.state.bias[None]], dim=-1)  # (1, 3R)
-    return pooled @ router.gate.weight[:, 2 * router.state.out_features :].T
+    pooled, hidden = (
+        torch.cat([heard.mean(1), heard.amax(1), router.state.bias[None]], dim=-1),
+        router.state.out_features,
+    )
+    return pooled @ router.gate.weight[:, 2 * hidden : 5 * hidden].T  # of (1, 3R)
 
 
 def _layer_inputs(model: Policy) -> list[onnx.ValueInfoProto]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from actdistill_ros.policy import checkpoint
 from actdistill_ros.policy.engine import INSTRUCTIONS, Engine, Seen, best, to_input
 from actdistill_ros.policy.model import METRES_TO_UNITS, Policy
 from actdistill_ros.policy.planning import FixedPlan, Planner, RandomPlan, RoutedPlan
+from actdistill_ros.policy.recent import RecentActions
 from actdistill_ros.policy.tokenizer import UNKNOWN, Tokenizer, words
 
 
@@ -41,7 +42,11 @@ class StepResult:
 
 
 class PolicyRuntime:
-    """A checkpoint ready to run. Used from one thread at a time."""
+    """A checkpoint ready to run. Used from one thread at a time.
+
+    A router that is told recent actions takes the last chunk's first `execute` actions for done when the next observation
+    comes. Whoever begins another episode says so with `reset`; another instruction or a pause does it too.
+    """
 
     def __init__(
         self,
@@ -60,6 +65,8 @@ class PolicyRuntime:
         self._ids = lru_cache(INSTRUCTIONS)(lambda instruction: tuple(tokenizer.encode(instruction)) or (UNKNOWN,))
         self._planner = planner or self._planner_at(self._own_budget)
         self._engine = engine or best(model, device)
+        told = model.config.router.recent if model.config.router else 0
+        self._recent = RecentActions(told, contract.active_statistics)
         # Un-normalising is affine: what it makes of 0 and 1 says what it makes of everything.
         none, one = np.zeros(len(contract.action.names)), np.ones(len(contract.action.names))
         self._offset = denormalise(none, contract.active_statistics)
@@ -86,6 +93,20 @@ class PolicyRuntime:
 
     def with_planner(self, planner: Planner) -> PolicyRuntime:
         return self._like(planner, self._engine)
+
+    def with_execute(self, execute: int) -> PolicyRuntime:
+        """The same policy where another number of actions runs of each chunk.
+
+        Raises ContractError if a chunk does not have as many.
+        """
+        space = self.contract.action
+        if not 1 <= execute <= space.chunk:
+            raise ContractError(
+                f"{self.checkpoint_id} makes chunks of {space.chunk} actions; execute {execute} is not one of 1 … "
+                f"{space.chunk}."
+            )
+        contract = replace(self.contract, action=replace(space, execute=execute))
+        return PolicyRuntime(self._model, contract, self.checkpoint_id, self._device, self._planner, self._engine)
 
     def with_engine(self, engine: Engine) -> PolicyRuntime:
         """The same plans, computed by another engine of the same model."""
@@ -145,6 +166,10 @@ class PolicyRuntime:
             return []
         return difflib.get_close_matches(spoken, self.contract.instructions, n=3, cutoff=0.0)
 
+    def reset(self) -> None:
+        """Another episode begins: what was done before is forgotten."""
+        self._recent.forget()
+
     @torch.inference_mode()
     def step(self, observation: Observation) -> StepResult:
         """Raises ContractError if a camera of the contract is missing from the observation."""
@@ -159,6 +184,7 @@ class PolicyRuntime:
         hidden = self._engine.decode(tokens, plan.executed)
         decoded = time.perf_counter()
         chunk = self._chunk(self._engine.act(hidden), observation)
+        self._recent.said(chunk, observation)
         end = time.perf_counter()
         stages = {
             "preprocess": prepared - start,
@@ -180,7 +206,8 @@ class PolicyRuntime:
         images = {name: to_input(torch.from_numpy(view)[None].to(device)) for name, view in seen.images.items()}
         ids, state = torch.tensor([seen.ids], device=device), torch.from_numpy(seen.state)[None].to(device)
         tokens, _, looks = self._model.embed_inputs(images, ids, state, torch.ones(1, device=device))
-        plan = self._planner(lambda: self._model.router.evidence(tokens)[0].cpu().numpy())
+        recent = torch.from_numpy(seen.recent)[None].to(device)
+        plan = self._planner(lambda: self._model.router.evidence(tokens, recent=recent)[0].cpu().numpy())
         hidden = self._model.decoder(tokens, None, plan.executed)[:, -1]  # (1, D)
         prediction = self._model.answer(hidden, looks)
         places = torch.cat([prediction.scene[0], prediction.focus[0]]) / METRES_TO_UNITS
@@ -197,7 +224,7 @@ class PolicyRuntime:
                 )
             images[camera.name] = policy_view(observation.images[camera.name], camera)
         state = state_vector(observation.tcp_commanded, observation.gripper_measured)
-        return Seen(images, self._ids(observation.instruction), state)
+        return Seen(images, self._ids(observation.instruction), state, self._recent.before(observation))
 
     def _chunk(self, answer: np.ndarray, observation: Observation) -> Chunk:
         """answer: (K, 7) as `Engine.act` gives it."""
