@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 
 from actdistill_ros.distill import losses
 from actdistill_ros.distill.loop import DistillError
+from actdistill_ros.distill.processes import Processes
 from actdistill_ros.distill.teacher import Given, Teacher, answer
 from actdistill_ros.policy.model import Prediction
 
@@ -21,17 +23,21 @@ def elimination_order(teacher: Teacher, samples: int = SAMPLES, seed: int = 0) -
     before, changes the teacher's chunks least. First and last layer are never given up and are not in the list.
 
     Processes share the candidates, not the samples, so that the costs are the very numbers of one process."""
-    layers = teacher.model.config.layers
     pool = teacher.samples.training
     chosen = np.random.default_rng(seed).choice(pool, min(samples, len(pool)), replace=False)
     given = teacher.give(teacher.batcher.at(chosen).to(teacher.device))
     whole = teacher.answer(teacher.trace(given), given)
+    return eliminate(teacher.model.config.layers, partial(_change, teacher, given, whole), teacher.processes)
+
+
+def eliminate(layers: int, change: Callable[[list[bool]], float], processes: Processes) -> list[int]:
+    """The order of `elimination_order`; change: how far what is said under a plan is from what all layers say."""
     plan, order = [True] * layers, []
-    together = teacher.processes.split  # no process can run layers that are split while the others run other ones
-    mine = slice(None) if together else slice(teacher.processes.index, None, teacher.processes.count)
+    together = processes.split  # no process can run layers that are split while the others run other ones
+    mine = slice(None) if together else slice(processes.index, None, processes.count)
     while candidates := [i for i in range(1, layers - 1) if plan[i]]:
-        own = {c: _change(teacher, given, whole, [p and i != c for i, p in enumerate(plan)]) for c in candidates[mine]}
-        costs = {c: cost for part in teacher.processes.every(own) for c, cost in part.items()}
+        own = {c: change([p and i != c for i, p in enumerate(plan)]) for c in candidates[mine]}
+        costs = {c: cost for part in processes.every(own) for c, cost in part.items()}
         order.append(min(candidates, key=lambda c: costs[c]))
         plan[order[-1]] = False
     return order

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,7 +14,54 @@ from torch import Tensor
 from actdistill_ros.distill.graph import HeadConfig, LayerHeads
 from actdistill_ros.distill.loop import DistillError
 from actdistill_ros.distill.losses import Layers
-from actdistill_ros.distill.teacher import Given, Teacher
+from actdistill_ros.distill.processes import Processes
+
+
+class Shown(Protocol):
+    """What a decoder is given, and which tokens of it are nodes: present (B, N) bool."""
+
+    @property
+    def present(self) -> Tensor: ...
+
+
+class Shape(Protocol):
+    """layers, width: of the decoder; chunk, action_dim: of what a probe says."""
+
+    @property
+    def layers(self) -> int: ...
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def chunk(self) -> int: ...
+
+    @property
+    def action_dim(self) -> int: ...
+
+
+class Probed(Protocol):
+    """A frozen teacher, whatever its model; see `distill/teacher.py` for each member."""
+
+    processes: Processes
+    device: torch.device
+    settings: dict
+    run: Callable
+
+    @property
+    def shape(self) -> Shape: ...
+
+    def batch(self, seed: int, step: int, size: int) -> object: ...
+
+    def target(self, batch: object) -> Tensor: ...
+
+    def give(self, batch: object) -> Shown: ...
+
+    def trace(self, given: object) -> list[Tensor]: ...
+
+    def held_out(self, limit: int) -> Iterator: ...
+
+    def precision(self) -> AbstractContextManager: ...
 
 
 @dataclass(frozen=True)
@@ -25,7 +75,7 @@ class ProbingSettings:
 class Probing:
     """Trains heads and probes on L_prep = mean_l MSE(â_l, a*), the whole chunk; a `loop.Stage`."""
 
-    def __init__(self, teacher: Teacher, heads: HeadConfig, settings: ProbingSettings, name: str = "probing") -> None:
+    def __init__(self, teacher: Probed, heads: HeadConfig, settings: ProbingSettings, name: str = "probing") -> None:
         torch.manual_seed(settings.seed)
         self.teacher, self.config, self._settings = teacher, heads, settings
         self.name, self.steps, self.step = name, settings.steps, 0
@@ -42,7 +92,7 @@ class Probing:
         given = self.teacher.give(batch)
         chunks = read(self.heads, self.teacher.trace(given), given, self.teacher).chunks
         whole = self.teacher.processes.whole
-        loss = layer_errors(whole(chunks, dim=1), whole(batch.chunk)).mean()
+        loss = layer_errors(whole(chunks, dim=1), whole(self.teacher.target(batch))).mean()
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.teacher.processes.add_gradients(self.heads.parameters())
@@ -66,15 +116,15 @@ class Probing:
         for batch in self.teacher.held_out(limit):
             given = self.teacher.give(batch)
             said = read(self.heads, self.teacher.trace(given), given, self.teacher).chunks
-            found.append(layer_errors(said, batch.chunk) * len(batch.chunk))
-            chunks.append(batch.chunk)
+            chunks.append(self.teacher.target(batch))
+            found.append(layer_errors(said, chunks[-1]) * len(chunks[-1]))
         truth = torch.cat(chunks)  # (S, K, A)
         error = torch.stack(found).sum(0) / len(truth)  # (L,)
         return (error / truth.var(0, correction=0).mean().clamp(min=1e-8)).tolist()
 
 
-def make_heads(teacher: Teacher, config: HeadConfig) -> LayerHeads:
-    shape = teacher.model.config
+def make_heads(teacher: Probed, config: HeadConfig) -> LayerHeads:
+    shape = teacher.shape
     if config.bottleneck % config.attention_heads:
         raise DistillError(
             f"a bottleneck of {config.bottleneck} cannot be shared by {config.attention_heads} attention heads"
@@ -82,7 +132,7 @@ def make_heads(teacher: Teacher, config: HeadConfig) -> LayerHeads:
     return LayerHeads(shape.layers, shape.width, shape.chunk, shape.action_dim, config)
 
 
-def read(heads: LayerHeads, hidden: list[Tensor], given: Given, teacher: Teacher) -> Layers:
+def read(heads: LayerHeads, hidden: list[Tensor], given: Shown, teacher: Probed) -> Layers:
     """What the heads say of a trace, L of (B, N, D)."""
     with teacher.precision():
         semantic, chunks = (
