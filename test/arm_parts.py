@@ -9,16 +9,15 @@ import numpy as np
 from actdistill_ros.arm.backend import JointFeedback
 from actdistill_ros.contract.chunk import Chunk
 from actdistill_ros.contract.observation import ArmPose
-from actdistill_ros.control import kinematics, settings
+from actdistill_ros.control import settings
+from actdistill_ros.control.arm_models import X5
 from actdistill_ros.control.driver import Driver, Tick
 from actdistill_ros.control.modes import Mode
 from actdistill_ros.control.pose import rotation_vector
 
 SETTINGS = settings.load()
 GRIPPER_DOWN = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])
-HOME_Q = kinematics.solve(
-    ArmPose(np.array([0.25, 0.0, 0.10]), GRIPPER_DOWN), np.array([0.0, 1.5, 1.2, -1.2, 0.0, 0.0])
-).q
+HOME_Q = X5.chain.solve(ArmPose(np.array([0.25, 0.0, 0.10]), GRIPPER_DOWN), np.array([0.0, 1.5, 1.2, -1.2, 0.0, 0.0])).q
 
 
 class Clock:

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from actdistill_ros.msg import ActionChunk, ArmState
+from actdistill_ros.srv import SetMode
 from arm_parts import HOME_Q, action, chunk
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import State
@@ -17,13 +19,13 @@ from ros_rig import Ros, ros  # noqa: F401
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 
-from actdistill_ros.control.kinematics import forward
-from actdistill_ros.msg import ActionChunk, ArmState
+from actdistill_ros.control.arm_models import X5
 from actdistill_ros.nodes import qos
 from actdistill_ros.nodes.arm_driver_node import ArmDriverNode
 from actdistill_ros.nodes.arm_messages import chunk_from_message, chunk_message
 from actdistill_ros.nodes.lifecycle import autostart
-from actdistill_ros.srv import SetMode
+
+forward = X5.chain.forward
 
 NAN = float("nan")
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from arm_parts import HOME_Q, SETTINGS, Bench, action, turned
 
-from actdistill_ros.control.kinematics import forward
+from actdistill_ros.control.arm_models import X5
 from actdistill_ros.control.limits import JOINT_MAX, JOINT_MIN, JOINT_VELOCITY_MAX
 from actdistill_ros.control.modes import Mode
+
+forward = X5.chain.forward
 
 HOME = forward(HOME_Q)
 

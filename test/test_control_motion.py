@@ -9,12 +9,13 @@ import pytest
 from arm_parts import HOME_Q, SETTINGS, Bench, action, turned
 
 from actdistill_ros.contract.observation import ArmPose
-from actdistill_ros.control.collision import clearance
-from actdistill_ros.control.kinematics import forward, jacobian, jacobians
+from actdistill_ros.control.arm_models import X5
 from actdistill_ros.control.limits import JOINT_MAX, JOINT_MIN
 from actdistill_ros.control.modes import Mode
 from actdistill_ros.control.motion import JointState, MotionError, MotionLimits, Planner, passing_speed
 from actdistill_ros.control.singularity import dexterity, speed_share
+
+clearance, forward, jacobian, jacobians = X5.body.clearance, X5.chain.forward, X5.chain.jacobian, X5.chain.jacobians
 
 LIMITS = MotionLimits(SETTINGS.joint_speed_limit, np.full(6, 100.0), np.full(6, 6000.0))
 
@@ -167,9 +168,9 @@ def test_a_folded_gripper_meets_the_base():
 
 
 def test_the_thresholds_of_singularities_leave_the_vendors_home_and_the_table_alone():
-    assert dexterity(np.zeros(6)) > SETTINGS.singularity_slow_m
-    assert dexterity(HOME_Q) > 2.0 * SETTINGS.singularity_slow_m
-    assert dexterity(np.array([0.0, 1.5, 1.2, -0.5, 1.57, 0.0])) < SETTINGS.singularity_stop_m
+    assert dexterity(X5.chain, np.zeros(6)) > SETTINGS.singularity_slow_m
+    assert dexterity(X5.chain, HOME_Q) > 2.0 * SETTINGS.singularity_slow_m
+    assert dexterity(X5.chain, np.array([0.0, 1.5, 1.2, -0.5, 1.57, 0.0])) < SETTINGS.singularity_stop_m
 
 
 def test_a_singularity_slows_who_goes_there_and_nobody_who_leaves():

@@ -11,12 +11,20 @@ from test_control_motion import derivatives
 from test_control_teleop import press, release
 
 from actdistill_ros.bench.fuzz import Fuzz
-from actdistill_ros.control.collision import clearance, clearances
-from actdistill_ros.control.kinematics import forward, jacobian, many_link_frames, tcp_positions
+from actdistill_ros.control.arm_models import X5
 from actdistill_ros.control.limits import JOINT_MAX, JOINT_MIN
 from actdistill_ros.control.modes import Mode
 from actdistill_ros.control.motion import JointState, MotionLimits, Planner, stopping_ways
 from actdistill_ros.control.room import BORDER_M, Room
+
+clearance, clearances, forward, jacobian, many_link_frames, tcp_positions = (
+    X5.body.clearance,
+    X5.body.clearances,
+    X5.chain.forward,
+    X5.chain.jacobian,
+    X5.chain.many_link_frames,
+    X5.chain.tcp_positions,
+)
 
 LIMITS = MotionLimits(
     SETTINGS.joint_speed_limit,

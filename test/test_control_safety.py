@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from arm_parts import HOME_Q, SETTINGS, Bench, action
 
-from actdistill_ros.control.kinematics import forward
+from actdistill_ros.control.arm_models import X5
 from actdistill_ros.control.modes import Mode
+
+forward = X5.chain.forward
 
 
 @pytest.fixture

@@ -7,10 +7,11 @@ import pytest
 from arm_parts import HOME_Q, SETTINGS, Bench, action, turned
 from test_control_motion import derivatives
 
-from actdistill_ros.control.collision import clearance
-from actdistill_ros.control.kinematics import forward, jacobian
+from actdistill_ros.control.arm_models import X5
 from actdistill_ros.control.modes import Mode
 from actdistill_ros.control.operator import Twist
+
+clearance, forward, jacobian = X5.body.clearance, X5.chain.forward, X5.chain.jacobian
 
 HOME = forward(HOME_Q)
 

@@ -8,10 +8,12 @@ from arm_parts import HOME_Q, SETTINGS, Bench, action
 from test_control_motion import derivatives
 from test_control_teleop import press, release
 
-from actdistill_ros.control.kinematics import forward, solve
+from actdistill_ros.control.arm_models import X5
 from actdistill_ros.control.modes import Mode
 from actdistill_ros.control.pose import integrate
 from actdistill_ros.control.trajectory import Trajectory, judge
+
+forward, solve = X5.chain.forward, X5.chain.solve
 
 
 @pytest.fixture

@@ -12,13 +12,15 @@ from foreign_parts import episode, mapping
 from actdistill_ros.contract.action_spaces.known import CONVENTIONS
 from actdistill_ros.contract.observation import ArmPose
 from actdistill_ros.contract.rotation import from_rotation_vector, to_quaternion_xyzw
-from actdistill_ros.control.kinematics import forward
+from actdistill_ros.control.arm_models import X5
 from actdistill_ros.control.pose import integrate
 from actdistill_ros.data.conversion import ROTATION_READERS, Converter, chunks
 from actdistill_ros.data.episode import DataError, Episode
 from actdistill_ros.data.lerobot_source import LeRobotSource
 from actdistill_ros.data.mapping import ROTATIONS, check_fit, load
 from actdistill_ros.data.writer import Writer
+
+forward = X5.chain.forward
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "test/data/lerobot_v2_1_image"

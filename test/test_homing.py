@@ -6,15 +6,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from actdistill_ros.msg import ArmState
 from arm_parts import HOME_Q
 from ros_rig import ros  # noqa: F401
 from std_srvs.srv import Trigger
 from test_arm_driver_node import Robot, motors  # noqa: F401
 
-from actdistill_ros.control.kinematics import forward
-from actdistill_ros.msg import ArmState
+from actdistill_ros.control.arm_models import X5
 from actdistill_ros.nodes.homing import HOME, HOME_RAD
 from actdistill_ros.sim.layout import HOME_TCP_M
+
+forward = X5.chain.forward
 
 
 @pytest.fixture

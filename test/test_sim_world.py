@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actdistill_ros.control import kinematics
+from actdistill_ros.control.arm_models import X5
 from actdistill_ros.control.limits import JOINT_MAX, JOINT_MIN, JOINT_TORQUE_MAX
 from actdistill_ros.sim import layout, meshes
 from actdistill_ros.sim.env import TabletopEnv
@@ -28,7 +28,7 @@ def test_the_tool_is_where_the_kinematics_say_for_any_joints(world):
         q = rng.uniform(JOINT_MIN, JOINT_MAX)
         world.set_joints(q, 0.5)
         world.settle()
-        expected = kinematics.forward(q)
+        expected = X5.chain.forward(q)
         assert world.tcp.position_m == pytest.approx(expected.position_m, abs=1e-9)
         assert world.tcp.rotation == pytest.approx(expected.rotation, abs=1e-9)
 

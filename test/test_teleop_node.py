@@ -21,13 +21,15 @@ from std_msgs.msg import Bool, Float32
 from test_arm_driver_node import Robot
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from actdistill_ros.control.kinematics import forward
+from actdistill_ros.control.arm_models import X5
 from actdistill_ros.control.limits import JOINT_NAMES
 from actdistill_ros.nodes import qos
 from actdistill_ros.nodes.lifecycle import autostart
 from actdistill_ros.nodes.stamps import to_stamp
 from actdistill_ros.nodes.teleop_node import TeleopNode
 from actdistill_ros.teleop.serial_switch import frame
+
+forward = X5.chain.forward
 
 
 @pytest.fixture

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from actdistill_ros.control.kinematics import forward
+from actdistill_ros.control.arm_models import X5
 from actdistill_ros.control.pose import difference, integrate
 from actdistill_ros.teleop.leader import LAG_M, PULL_PER_S, Clutch
 from actdistill_ros.teleop.session import AGAIN_S, Session
 from actdistill_ros.teleop.source import Intent, SourceError, SourceLost
+
+forward = X5.chain.forward
 
 JOG = np.repeat([0.2, 0.8], 3)
 

@@ -11,9 +11,8 @@ from actdistill_ros.arm.backend import JointCommand, JointFeedback
 from actdistill_ros.contract.chunk import Chunk
 from actdistill_ros.contract.observation import ArmPose
 from actdistill_ros.control import trajectory
-from actdistill_ros.control.collision import clearances
+from actdistill_ros.control.arm_models import X5
 from actdistill_ros.control.driver import Driver
-from actdistill_ros.control.kinematics import many_link_frames, solve, tcp_positions
 from actdistill_ros.control.limits import JOINT_MAX, JOINT_MIN
 from actdistill_ros.control.modes import Mode
 from actdistill_ros.control.operator import Twist
@@ -21,10 +20,8 @@ from actdistill_ros.control.settings import DriverSettings
 from actdistill_ros.control.trajectory import Trajectory
 
 ODD = (np.nan, np.inf, -np.inf, 1e300, -1e300, 1e12, 1e-300, 5e-324, -0.0)
-START = solve(
-    ArmPose(np.array([0.25, 0.0, 0.10]), np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])),
-    np.array([0.0, 1.5, 1.2, -1.2, 0.0, 0.0]),
-).q
+START = X5.home_rad
+"""(6,) where the X5 rests before [rad]."""
 SLACK_M = 0.001
 """Of workspace and clearance: what the driver grants on the way, and as much between the moments it looks at."""
 TCP_SPEED_SLACK = 1.01
@@ -58,7 +55,7 @@ class Fuzz:
 
     def __init__(self, settings: DriverSettings, seed: int = 0) -> None:
         self._settings, self._rng = settings, np.random.default_rng(seed)
-        self._now_s, self._q, self._gripper = 1000.0, START.copy(), 1.0
+        self._now_s, self._q, self._gripper = 1000.0, settings.arm.home_rad.copy(), 1.0
         self._faults: dict[str, str] = {}
         self._answered_s, self._answers = self._now_s, True
         self._driver = Driver(settings, lambda: self._now_s, self._feedback())
@@ -226,8 +223,9 @@ class Fuzz:
         settings, found = self._settings, self.found
         q, follows, stopping = (np.array(values) for values in zip(*self._unseen))
         self._unseen = []
-        frames = many_link_frames(q)
-        at = tcp_positions(*frames)
+        arm = settings.arm
+        frames = arm.chain.many_link_frames(q)
+        at = arm.chain.tcp_positions(*frames)
         outside_m = np.maximum(settings.workspace_min_m - at, at - settings.workspace_max_m).max(axis=1)
         found.outside_workspace_m = max(found.outside_workspace_m, float(outside_m.max()))
         for i in np.flatnonzero(outside_m > SLACK_M):
@@ -238,7 +236,7 @@ class Fuzz:
         found.stop_tcp_speed_m_s = max(found.stop_tcp_speed_m_s, float(speed_m_s[stopped].max(initial=0.0)))
         for speed in speed_m_s[moved & (speed_m_s > settings.tcp_speed_limit_m_s * TCP_SPEED_SLACK)]:
             self._violated(f"the TCP moves at {speed:.4f} m/s")
-        near_m = clearances(*frames, settings.table_z_m)
+        near_m = arm.body.clearances(*frames, settings.table_z_m)
         found.clearance_m = min(found.clearance_m, float(near_m.min()))
         for i in np.flatnonzero(near_m < settings.self_clearance_m - SLACK_M):
             self._violated(f"parts of the arm, or the table, are within {1000 * near_m[i]:.1f} mm at joints {q[i]}")

@@ -9,7 +9,6 @@ import numpy as np
 from actdistill_ros.contract.chunk import GRIPPER, ROTATION, TRANSLATION
 from actdistill_ros.contract.observation import ArmPose
 from actdistill_ros.control import envelope
-from actdistill_ros.control.kinematics import solve
 from actdistill_ros.control.pose import integrate
 from actdistill_ros.control.settings import DriverSettings
 
@@ -38,7 +37,7 @@ def judge(action: np.ndarray, start: ArmPose, q: np.ndarray, settings: DriverSet
     """The action composed onto the commanded pose `start`, with joints near q (6,) [rad]."""
     wanted = integrate(start, action[TRANSLATION], action[ROTATION])
     target, cut = envelope.clamp_to_workspace(wanted, start, settings)
-    solution = solve(target, q)
+    solution = settings.arm.chain.solve(target, q)
     refusal = envelope.solution_refusal(solution, target, q, settings)
     for on_the_way in (solution.q, 0.5 * (q + solution.q)):
         refusal = refusal or envelope.closeness_refusal(on_the_way, q, settings)

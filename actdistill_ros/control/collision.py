@@ -1,12 +1,14 @@
-"""How close the arm is to itself and to the table: capsules around its links, with the sizes of urdf/x5.urdf."""
+"""How close an arm is to itself and to the table: capsules around its links."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from actdistill_ros.control.kinematics import link_frames
+from actdistill_ros.control import kinematics
+from actdistill_ros.control.kinematics import Chain
 
 
 @dataclass(frozen=True)
@@ -20,21 +22,9 @@ class Capsule:
     radius_m: float
 
 
-CAPSULES = (
-    Capsule("base", 0, (0.0, 0.0, 0.01), (0.0, 0.0, 0.04), 0.05),
-    Capsule("shoulder", 2, (0.0, -0.035, 0.0), (0.0, 0.035, 0.0), 0.032),
-    Capsule("upper arm", 2, (0.0, 0.0, 0.0), (-0.264, 0.0, 0.0), 0.026),
-    Capsule("elbow", 3, (0.0, -0.033, 0.0), (0.0, 0.033, 0.0), 0.03),
-    Capsule("forearm", 3, (0.02, 0.0, -0.03), (0.235, 0.0, -0.056), 0.022),
-    Capsule("wrist", 4, (0.0, -0.028, 0.0), (0.0, 0.028, 0.0), 0.026),
-    Capsule("wrist bracket", 4, (0.0, 0.0, -0.01), (0.06, 0.0, -0.07), 0.02),
-    Capsule("hand", 5, (0.0, 0.0, 0.0), (0.0, 0.0, 0.083), 0.024),
-    Capsule("palm", 6, (0.072, -0.028, 0.0), (0.072, 0.028, 0.0), 0.022),
-    Capsule("fingers", 6, (0.09, 0.0, 0.0), (0.13, 0.0, 0.0), 0.03),
-)
 NEAR_TABLE = ("elbow", "forearm", "wrist", "wrist bracket", "hand", "palm")
 """What must stay above the table; the fingers reach down to it, and the TCP has a limit of its own."""
-_MOVES_AGAINST = {
+MOVES_AGAINST = {
     "forearm": ("base",),
     "wrist": ("base", "shoulder", "upper arm"),
     "wrist bracket": ("base", "shoulder", "upper arm", "elbow"),
@@ -43,16 +33,6 @@ _MOVES_AGAINST = {
     "fingers": ("base", "shoulder", "upper arm", "elbow", "forearm"),
 }
 """Pairs that can meet; the rest are neighbours in the chain or kept apart by the joint limits."""
-
-_INDEX = {capsule.name: i for i, capsule in enumerate(CAPSULES)}
-_PAIRS = np.array([(_INDEX[a], _INDEX[b]) for a, others in _MOVES_AGAINST.items() for b in others])  # (P, 2)
-_LOW = np.array([_INDEX[name] for name in NEAR_TABLE])
-_FIXED = sum(capsule.link == 0 for capsule in CAPSULES)
-"""How many do not move: those of the base, first in CAPSULES."""
-_MOVING = np.array([capsule.link - 1 for capsule in CAPSULES[_FIXED:]])
-_ENDS = np.array([(capsule.start, capsule.end) for capsule in CAPSULES])  # (C, 2, 3)
-_RADII = np.array([capsule.radius_m for capsule in CAPSULES])
-_REACH = _RADII[_PAIRS].sum(axis=1)  # (P,)
 
 
 @dataclass(frozen=True)
@@ -63,37 +43,80 @@ class Clearance:
     between: tuple[str, str]
 
 
-def clearance(q: np.ndarray, table_z_m: float) -> Clearance:
-    """The closest two parts of the arm, or part and table, at joints q (6,) [rad]."""
-    apart, above = _distances(*link_frames(q), table_z_m)
-    pair, low = int(np.argmin(apart)), int(np.argmin(above))
-    if above[low] < apart[pair]:
-        return Clearance(float(above[low]), (NEAR_TABLE[low], "table"))
-    a, b = _PAIRS[pair]
-    return Clearance(float(apart[pair]), (CAPSULES[a].name, CAPSULES[b].name))
+@dataclass(frozen=True, eq=False)
+class Body:
+    """The capsules of an arm, those of the base first, and the chain that moves them."""
 
+    chain: Chain
+    capsules: tuple[Capsule, ...]
 
-def clearances(rotations: np.ndarray, origins: np.ndarray, table_z_m: float) -> np.ndarray:
-    """(T,) the distance of `clearance` [m] for many poses of the arm at once, given their `many_link_frames`."""
-    apart, above = _distances(rotations, origins, table_z_m)
-    return np.minimum(apart.min(axis=-1), above.min(axis=-1))
+    def clearance(self, q: np.ndarray, table_z_m: float) -> Clearance:
+        """The closest two parts of the arm, or part and table, at joints q (6,) [rad]."""
+        apart, above = self._distances(*self.chain.link_frames(q), table_z_m)
+        pair, low = int(np.argmin(apart)), int(np.argmin(above))
+        if above[low] < apart[pair]:
+            return Clearance(float(above[low]), (self.capsules[self._low[low]].name, "table"))
+        a, b = self._pairs[pair]
+        return Clearance(float(apart[pair]), (self.capsules[a].name, self.capsules[b].name))
 
+    def clearances(self, rotations: np.ndarray, origins: np.ndarray, table_z_m: float) -> np.ndarray:
+        """(T,) the distance of `clearance` [m] for many poses of the arm at once, given their `many_link_frames`."""
+        apart, above = self._distances(rotations, origins, table_z_m)
+        return np.minimum(apart.min(axis=-1), above.min(axis=-1))
 
-def _distances(rotations: np.ndarray, origins: np.ndarray, table_z_m: float) -> tuple[np.ndarray, np.ndarray]:
-    """Between pairs (..., P) and above the table (..., L) [m], for links at rotations (..., 6, 3, 3), origins
-    (..., 6, 3)."""
-    ends = _place(rotations, origins)
-    first, second = ends[..., _PAIRS[:, 0], :, :], ends[..., _PAIRS[:, 1], :, :]
-    apart = _between(first[..., 0, :], first[..., 1, :], second[..., 0, :], second[..., 1, :]) - _REACH  # (..., P)
-    above = ends[..., 2][..., _LOW, :].min(axis=-1) - _RADII[_LOW] - table_z_m  # (..., L)
-    return apart, above
+    def _distances(self, rotations: np.ndarray, origins: np.ndarray, table_z_m: float) -> tuple[np.ndarray, np.ndarray]:
+        """Between pairs (..., P) and above the table (..., L) [m], for links at rotations (..., 6, 3, 3), origins
+        (..., 6, 3)."""
+        ends, pairs = self._place(rotations, origins), self._pairs
+        first, second = ends[..., pairs[:, 0], :, :], ends[..., pairs[:, 1], :, :]
+        between = _between(first[..., 0, :], first[..., 1, :], second[..., 0, :], second[..., 1, :])  # (..., P)
+        above = ends[..., 2][..., self._low, :].min(axis=-1) - self._radii[self._low] - table_z_m  # (..., L)
+        return between - self._reach, above
 
+    def _place(self, rotations: np.ndarray, origins: np.ndarray) -> np.ndarray:
+        """(..., C, 2, 3) ends of the capsules in `base_link` [m]."""
+        fixed, moving = self._ends[: self._fixed], self._moving
+        at = origins[..., moving, None, :] + self._ends[self._fixed :] @ rotations[..., moving, :, :].swapaxes(-1, -2)
+        return np.concatenate([np.broadcast_to(fixed, (*origins.shape[:-2], *fixed.shape)), at], axis=-3)
 
-def _place(rotations: np.ndarray, origins: np.ndarray) -> np.ndarray:
-    """(..., C, 2, 3) ends of the capsules in `base_link` [m]."""
-    at = origins[..., _MOVING, None, :] + _ENDS[_FIXED:] @ rotations[..., _MOVING, :, :].swapaxes(-1, -2)
-    fixed = np.broadcast_to(_ENDS[:_FIXED], (*origins.shape[:-2], _FIXED, 2, 3))
-    return np.concatenate([fixed, at], axis=-3)
+    @cached_property
+    def _pairs(self) -> np.ndarray:
+        """(P, 2) which capsules can meet."""
+        names = [capsule.name for capsule in self.capsules]
+        return np.array(
+            [
+                (i, j)
+                for i, name in enumerate(names)
+                for j, other in enumerate(names)
+                if other in MOVES_AGAINST.get(name, ())
+            ]
+        )
+
+    @cached_property
+    def _low(self) -> np.ndarray:
+        return np.array([i for i, capsule in enumerate(self.capsules) if capsule.name in NEAR_TABLE])
+
+    @cached_property
+    def _fixed(self) -> int:
+        """How many do not move: those of the base."""
+        return sum(capsule.link == 0 for capsule in self.capsules)
+
+    @cached_property
+    def _moving(self) -> np.ndarray:
+        return np.array([capsule.link - 1 for capsule in self.capsules[self._fixed :]])
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        """(C, 2, 3)"""
+        return np.array([(capsule.start, capsule.end) for capsule in self.capsules])
+
+    @cached_property
+    def _radii(self) -> np.ndarray:
+        return np.array([capsule.radius_m for capsule in self.capsules])
+
+    @cached_property
+    def _reach(self) -> np.ndarray:
+        return self._radii[self._pairs].sum(axis=1)  # (P,)
 
 
 def _between(p1: np.ndarray, q1: np.ndarray, p2: np.ndarray, q2: np.ndarray) -> np.ndarray:
@@ -114,3 +137,19 @@ def _between(p1: np.ndarray, q1: np.ndarray, p2: np.ndarray, q2: np.ndarray) -> 
 
 def _dot(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.einsum("...j,...j->...", u, v)
+
+
+X5 = (
+    Capsule("base", 0, (0.0, 0.0, 0.01), (0.0, 0.0, 0.04), 0.05),
+    Capsule("shoulder", 2, (0.0, -0.035, 0.0), (0.0, 0.035, 0.0), 0.032),
+    Capsule("upper arm", 2, (0.0, 0.0, 0.0), (-0.264, 0.0, 0.0), 0.026),
+    Capsule("elbow", 3, (0.0, -0.033, 0.0), (0.0, 0.033, 0.0), 0.03),
+    Capsule("forearm", 3, (0.02, 0.0, -0.03), (0.235, 0.0, -0.056), 0.022),
+    Capsule("wrist", 4, (0.0, -0.028, 0.0), (0.0, 0.028, 0.0), 0.026),
+    Capsule("wrist bracket", 4, (0.0, 0.0, -0.01), (0.06, 0.0, -0.07), 0.02),
+    Capsule("hand", 5, (0.0, 0.0, 0.0), (0.0, 0.0, 0.083), 0.024),
+    Capsule("palm", 6, (0.072, -0.028, 0.0), (0.072, 0.028, 0.0), 0.022),
+    Capsule("fingers", 6, (0.09, 0.0, 0.0), (0.13, 0.0, 0.0), 0.03),
+)
+
+clearance, clearances = Body(kinematics.X5, X5).clearance, Body(kinematics.X5, X5).clearances

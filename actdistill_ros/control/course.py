@@ -9,7 +9,6 @@ import numpy as np
 from actdistill_ros.contract.observation import ArmPose
 from actdistill_ros.control import action_step
 from actdistill_ros.control.action_step import ActionStep
-from actdistill_ros.control.kinematics import forward
 from actdistill_ros.control.leg import Leg, Plan, why_longer
 from actdistill_ros.control.motion import MotionError
 from actdistill_ros.control.mover import Mover
@@ -95,7 +94,7 @@ class Course:
         except MotionError as error:
             raise CourseError(f"trajectory stopped: {error}") from error
         self._mover.run(plan)
-        self._mover.tcp = forward(plan.pieces[-1].goal.q)
+        self._mover.tcp = self._settings.arm.chain.forward(plan.pieces[-1].goal.q)
         return True
 
     def _judged(self, action: np.ndarray, start: ArmPose, q: np.ndarray) -> ActionStep:
@@ -113,10 +112,11 @@ class Course:
 
     def _singularity_share(self, step: ActionStep) -> float:
         """Share of its speed that singularities leave the action."""
-        ahead = dexterity(step.q)
+        chain = self._settings.arm.chain
+        ahead = dexterity(chain, step.q)
         if ahead >= self._settings.singularity_slow_m:
             return 1.0
-        return speed_share(dexterity(self._mover.state.q), ahead, self._settings)
+        return speed_share(dexterity(chain, self._mover.state.q), ahead, self._settings)
 
     def _tell(self, which: str, step: ActionStep, plan: Plan, wanted_s: float, share: float) -> None:
         if step.cut:

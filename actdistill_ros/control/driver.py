@@ -12,7 +12,6 @@ from actdistill_ros.contract.chunk import Chunk
 from actdistill_ros.control import envelope, operator
 from actdistill_ros.control.course import Course, CourseError
 from actdistill_ros.control.driver_state import DriverState, Tick
-from actdistill_ros.control.kinematics import forward
 from actdistill_ros.control.modes import LIMP, RESUMES, Cause, Mode, refusal
 from actdistill_ros.control.mover import Mover
 from actdistill_ros.control.operator import Operator, Twist
@@ -188,7 +187,7 @@ class Driver:
             reason=self._reason,
             faults=((self._lost,) if self._lost else ()) + self._watch.faults,
             tcp_commanded=self._mover.tcp,
-            tcp_measured=forward(measured) if np.isfinite(measured).all() else None,
+            tcp_measured=self._settings.arm.chain.forward(measured) if np.isfinite(measured).all() else None,
             gripper_commanded=self._mover.gripper,
             gripper_measured=float(self._feedback.gripper),
             chunk_stamp_s=self._course.schedule.stamp_s,

@@ -7,8 +7,7 @@ import numpy as np
 from actdistill_ros.arm.backend import JointFeedback
 from actdistill_ros.contract.chunk import ACTION_DIM, GRIPPER, ROTATION, TRANSLATION, Chunk
 from actdistill_ros.contract.observation import ArmPose
-from actdistill_ros.control.collision import clearance
-from actdistill_ros.control.kinematics import Solution, forward
+from actdistill_ros.control.kinematics import Solution
 from actdistill_ros.control.limits import JOINT_MAX, JOINT_MIN, JOINT_NAMES
 from actdistill_ros.control.settings import DriverSettings
 
@@ -127,10 +126,11 @@ def closeness_refusal(q: np.ndarray, start_q: np.ndarray, settings: DriverSettin
 
     A start that is too close already (the vendor's rest pose is) may move apart, or at least no closer.
     """
-    near = clearance(q, settings.table_z_m)
+    body = settings.arm.body
+    near = body.clearance(q, settings.table_z_m)
     if near.distance_m >= settings.self_clearance_m:
         return ""
-    if near.distance_m >= clearance(start_q, settings.table_z_m).distance_m - 1e-7:
+    if near.distance_m >= body.clearance(start_q, settings.table_z_m).distance_m - 1e-7:
         return ""
     return (
         f"it would bring {near.between[0]} and {near.between[1]} within {1000 * near.distance_m:.0f} mm, expected at "
@@ -140,7 +140,8 @@ def closeness_refusal(q: np.ndarray, start_q: np.ndarray, settings: DriverSettin
 
 def is_outside(q: np.ndarray, start_q: np.ndarray, settings: DriverSettings) -> bool:
     """Whether the TCP at joints q (6,) is outside the workspace, and further out than at start_q."""
-    at, start = forward(q).position_m, forward(start_q).position_m
+    chain = settings.arm.chain
+    at, start = chain.forward(q).position_m, chain.forward(start_q).position_m
     low = np.minimum(settings.workspace_min_m - WORTH_SAYING_M, start)
     high = np.maximum(settings.workspace_max_m + WORTH_SAYING_M, start)
     return bool(np.any((at < low) | (at > high)))

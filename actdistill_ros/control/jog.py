@@ -8,7 +8,7 @@ import numpy as np
 
 from actdistill_ros.contract.observation import ArmPose
 from actdistill_ros.control import envelope
-from actdistill_ros.control.kinematics import ORIENTATION_WEIGHT_M, forward, jacobian
+from actdistill_ros.control.kinematics import ORIENTATION_WEIGHT_M
 from actdistill_ros.control.limits import JOINT_MAX, JOINT_MIN, JOINT_NAMES
 from actdistill_ros.control.motion import JointState, MotionLimits, Planner
 from actdistill_ros.control.pose import difference, integrate
@@ -36,7 +36,7 @@ class Jogger:
     """Follows a twist from tick to tick. The twist ramps with limited acceleration and jerk from the TCP's own."""
 
     def __init__(self, settings: DriverSettings, planner: Planner) -> None:
-        self._settings, self._planner = settings, planner
+        self._settings, self._planner, self._chain = settings, planner, settings.arm.chain
         s = settings
         self._ramp = Planner(
             MotionLimits(
@@ -49,7 +49,7 @@ class Jogger:
 
     def start(self, state: JointState) -> None:
         """Begin from the motion that the arm has."""
-        self._twist = JointState(np.zeros(6), jacobian(state.q) @ state.v, np.zeros(6))
+        self._twist = JointState(np.zeros(6), self._chain.jacobian(state.q) @ state.v, np.zeros(6))
 
     def step(self, state: JointState, tcp: ArmPose, wanted: np.ndarray, passed_s: float, room: Room) -> JogStep:
         """One tick of `passed_s` towards the twist `wanted` (6,) in `base_link` [m/s, rad/s], if the stop that could
@@ -63,7 +63,7 @@ class Jogger:
         if blocked := room.refusal(next_state.q[None], next_state.v[None], next_state.a[None]):
             next_state = self._planner.stop(state).at(passed_s)
             self._twist = JointState.at_rest(np.zeros(6))
-            return JogStep(next_state, forward(next_state.q), f"jog stopped: {blocked}")
+            return JogStep(next_state, self._chain.forward(next_state.q), f"jog stopped: {blocked}")
         ahead, _ = envelope.clamp_to_workspace(
             integrate(tcp, twist[:3] * passed_s, twist[3:] * passed_s), tcp, self._settings
         )
@@ -83,10 +83,10 @@ class Jogger:
     def _joint_speed(self, q: np.ndarray, tcp: ArmPose, twist: np.ndarray) -> tuple[np.ndarray, str]:
         """(6,) [rad/s] for the twist and the pull to the commanded pose, and what makes it slower."""
         settings = self._settings
-        error = np.concatenate(difference(tcp, forward(q)))
-        here = dexterity(q)
-        speed = _damped(jacobian(q), twist + PULL_PER_S * error, here, settings.singularity_slow_m)
-        share, why = speed_share(here, dexterity(q + speed * LOOK_AHEAD_S), settings), ""
+        error = np.concatenate(difference(tcp, self._chain.forward(q)))
+        here = dexterity(self._chain, q)
+        speed = _damped(self._chain.jacobian(q), twist + PULL_PER_S * error, here, settings.singularity_slow_m)
+        share, why = speed_share(here, dexterity(self._chain, q + speed * LOOK_AHEAD_S), settings), ""
         if share < 1.0:
             why = "jog slowed: close to a singularity; move away from the stretched or folded pose"
         room = np.where(speed > 0.0, JOINT_MAX - q, q - JOINT_MIN)
@@ -100,7 +100,7 @@ class Jogger:
         return speed * share, why
 
     def _on_leash(self, tcp: ArmPose, q: np.ndarray) -> ArmPose:
-        at = forward(q)
+        at = self._chain.forward(q)
         move, turn = difference(tcp, at)
         too_far = np.linalg.norm(move) > LEASH_M or np.linalg.norm(turn) > LEASH_RAD
         return at if too_far else tcp

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from actdistill_ros.control import envelope
-from actdistill_ros.control.kinematics import forward, jacobians, solve
+from actdistill_ros.control.kinematics import Chain
 from actdistill_ros.control.limits import JOINT_MAX, JOINT_MIN, JOINT_NAMES
 from actdistill_ros.control.motion import JointState, MotionError, Planner, Segment, passing_speed
 from actdistill_ros.control.pose import difference, integrate
@@ -91,7 +91,7 @@ def _in_parts(
     """From rest to rest over places of the straight line between; nothing if that leaves the room, and whether the way
     itself does, not only a stop from it."""
     pieces: tuple[Segment, ...] = ()
-    for q in _places(start.q, leg.q, parts):
+    for q in _places(room.settings.arm.chain, start.q, leg.q, parts):
         part = Leg(q, leg.wanted_s / parts)
         segment, why = _within_limits(planner, start, part, np.zeros_like(q), room)
         if why:
@@ -102,13 +102,13 @@ def _in_parts(
     return pieces, False
 
 
-def _places(start_q: np.ndarray, goal_q: np.ndarray, parts: int) -> list[np.ndarray]:
+def _places(chain: Chain, start_q: np.ndarray, goal_q: np.ndarray, parts: int) -> list[np.ndarray]:
     """Joints (6,) [rad] on the straight line of the TCP, the goal's last."""
-    places, start = [], forward(start_q)
-    way = difference(forward(goal_q), start)
+    places, start = [], chain.forward(start_q)
+    way = difference(chain.forward(goal_q), start)
     for i in range(1, parts):
         between = integrate(start, way[0] * (i / parts), way[1] * (i / parts))
-        places.append(solve(between, start_q + (goal_q - start_q) * (i / parts)).q)
+        places.append(chain.solve(between, start_q + (goal_q - start_q) * (i / parts)).q)
     return [*places, goal_q]
 
 
@@ -159,7 +159,7 @@ def overrun(samples: Samples, settings: DriverSettings) -> float:
     step_s = samples.step_s
     if step_s <= 0.0:
         return 0.0
-    twists = np.einsum("tij,tj->ti", jacobians(samples.q), samples.v)  # (T, 6)
+    twists = np.einsum("tij,tj->ti", settings.arm.chain.jacobians(samples.q), samples.v)  # (T, 6)
     moves, turns = twists[:, :3], twists[:, 3:]
     accelerations = np.diff(moves, axis=0) / step_s
     return max(

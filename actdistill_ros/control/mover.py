@@ -8,7 +8,6 @@ import numpy as np
 
 from actdistill_ros.control import envelope, leg
 from actdistill_ros.control.jog import Jogger
-from actdistill_ros.control.kinematics import forward
 from actdistill_ros.control.leg import Leg, Plan
 from actdistill_ros.control.motion import JointState, MotionError, MotionLimits, Planner, Segment, inside_limits
 from actdistill_ros.control.room import Room
@@ -28,7 +27,7 @@ class Mover:
     """
 
     def __init__(self, settings: DriverSettings) -> None:
-        self._settings = settings
+        self._settings, self._chain = settings, settings.arm.chain
         self._planner = _planner(settings, settings.joint_speed_limit, 1.0)
         self._slow = _planner(settings, settings.trajectory_speed_limit, TRAJECTORY_SHARE)
         self._jogger = Jogger(settings, self._planner)
@@ -45,7 +44,7 @@ class Mover:
         self._phase_s = 0.0
         self._jogging = False
         self._room: Room | None = None
-        self.tcp = forward(self.state.q)
+        self.tcp = self._chain.forward(self.state.q)
 
     @property
     def resting(self) -> bool:
@@ -64,7 +63,7 @@ class Mover:
             return
         try:
             self.run(Plan((self._planner.stop(self.state),)))
-            self.tcp = forward(self.segment.goal.q)
+            self.tcp = self._chain.forward(self.segment.goal.q)
         except MotionError:
             self.rest_at(self.state.q)  # where no stop can be planned, standing still at once is what is left
 
@@ -112,7 +111,7 @@ class Mover:
         if not self._jogging:
             # The rest of a piece leads nowhere any more: the pose that is jogged is where the joints are.
             self._jogger.start(self.state)
-            self.segment, self._later, self._jogging, self.tcp = None, [], True, forward(self.state.q)
+            self.segment, self._later, self._jogging, self.tcp = None, [], True, self._chain.forward(self.state.q)
         start = self.state.q
         try:
             step = self._jogger.step(self.state, self.tcp, twist, seconds, self._room_now())

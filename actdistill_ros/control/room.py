@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from actdistill_ros.control.collision import clearance, clearances
 from actdistill_ros.control.envelope import WORTH_SAYING_M
-from actdistill_ros.control.kinematics import forward, many_link_frames, tcp_positions
 from actdistill_ros.control.limits import JOINT_MAX, JOINT_MIN, JOINT_NAMES
 from actdistill_ros.control.motion import MotionLimits, stopping_ways
 from actdistill_ros.control.settings import DriverSettings
@@ -38,7 +36,8 @@ class Room:
     @staticmethod
     def around(q: np.ndarray, settings: DriverSettings, limits: MotionLimits) -> Room:
         """The workspace, and for an arm that rests outside of it or too close to itself also where it is, q (6,)."""
-        at, near_m = forward(q).position_m, clearance(q, settings.table_z_m).distance_m
+        arm = settings.arm
+        at, near_m = arm.chain.forward(q).position_m, arm.body.clearance(q, settings.table_z_m).distance_m
         return Room(
             settings,
             limits,
@@ -81,18 +80,19 @@ class Room:
         if beyond[joint] > 1e-6:
             return f"{JOINT_NAMES[joint]} is at its limit"
         every = np.concatenate([stops.reshape(-1, 6), q])  # ((K+1)·T, 6)
-        rotations, origins = many_link_frames(every)
-        at = tcp_positions(rotations, origins)  # ((K+1)·T, 3)
+        chain, body = self.settings.arm.chain, self.settings.arm.body
+        rotations, origins = chain.many_link_frames(every)
+        at = chain.tcp_positions(rotations, origins)  # ((K+1)·T, 3)
         outside = np.maximum(self.low_m - at, at - self.high_m)
         moment, axis = np.unravel_index(int(np.argmax(outside)), outside.shape)
         if outside[moment, axis] > 0.0:
             where = f"along {'xyz'[axis]}, at {at[moment, axis]:.3f} m"
             return f"the TCP is at the border of the workspace {where}"
         ends = slice(-2 * len(q), None)  # where the stops end, and the motion itself
-        apart_m = clearances(rotations[ends], origins[ends], self.settings.table_z_m)  # (2·T,)
+        apart_m = body.clearances(rotations[ends], origins[ends], self.settings.table_z_m)  # (2·T,)
         closest = int(np.argmin(apart_m))
         if apart_m[closest] < self.apart_m:
-            one, other = clearance(every[ends][closest], self.settings.table_z_m).between
+            one, other = body.clearance(every[ends][closest], self.settings.table_z_m).between
             return (
                 f"{one} and {other} would come within {1000 * apart_m[closest]:.0f} mm, expected at least "
                 f"{1000 * self.settings.self_clearance_m:.0f} mm"

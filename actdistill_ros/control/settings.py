@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from actdistill_ros.control.arm_models import MODELS, ArmModel
 from actdistill_ros.control.limits import JOINT_VELOCITY_MAX
 
 FILE = Path("config") / "arm.yaml"
@@ -21,7 +22,8 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True)
 class DriverSettings:
-    """Section `driver` of config/arm.yaml; the comments there say what each value does."""
+    """Section `driver` of config/arm.yaml; the comments there say what each value does. model: which arm, no key of the
+    file."""
 
     rate_hz: float
     state_hz: float
@@ -71,9 +73,14 @@ class DriverSettings:
     trajectory_points_max: int
     trajectory_speed_share: float
     trajectory_tolerance_rad: float
+    model: str = "X5"
 
     def __post_init__(self) -> None:
         _check(self)
+
+    @property
+    def arm(self) -> ArmModel:
+        return MODELS[self.model]
 
     @property
     def tick_s(self) -> float:
@@ -107,8 +114,8 @@ INTEGERS = ("actions_max", "late_ticks", "trajectory_points_max")
 RANGES = ("workspace_x_m", "workspace_y_m")
 
 
-def load(path: Path | None = None) -> DriverSettings:
-    """The settings in `path`, or in the package's own config/arm.yaml.
+def load(path: Path | None = None, model: str = "X5") -> DriverSettings:
+    """The settings in `path`, or in the package's own config/arm.yaml, for that model of the arm.
 
     Raises SettingsError if the file is missing, is no YAML, lacks a key, has an unknown one or a value out of range.
     """
@@ -122,7 +129,7 @@ def load(path: Path | None = None) -> DriverSettings:
     section = body.get(SECTION) if isinstance(body, dict) else None
     if not isinstance(section, dict):
         raise SettingsError(f"{path} has no section {SECTION!r}; start from the package's {FILE}")
-    names = {field.name for field in fields(DriverSettings)}
+    names = {field.name for field in fields(DriverSettings)} - {"model"}
     if missing := sorted(names - section.keys()):
         raise SettingsError(f"{path}: section {SECTION!r} lacks {', '.join(missing)}")
     if unknown := sorted(section.keys() - names):
@@ -131,7 +138,7 @@ def load(path: Path | None = None) -> DriverSettings:
         )
     try:
         return DriverSettings(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in section.items()}
+            **{key: tuple(value) if isinstance(value, list) else value for key, value in section.items()}, model=model
         )
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from None
@@ -156,8 +163,11 @@ def share_file(name: Path) -> Path:
 
 
 def _check(settings: DriverSettings) -> None:
+    if settings.model not in MODELS:
+        raise SettingsError(f"model is {settings.model!r}, expected one of {', '.join(MODELS)}")
     for field in fields(settings):
-        _check_value(field.name, getattr(settings, field.name))
+        if field.name != "model":
+            _check_value(field.name, getattr(settings, field.name))
     if settings.period_min_s >= settings.period_max_s:
         raise SettingsError(f"period_min_s {settings.period_min_s} is not below period_max_s {settings.period_max_s}")
     if settings.state_hz > settings.rate_hz:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from actdistill_ros.control import envelope
-from actdistill_ros.control.kinematics import forward
 from actdistill_ros.control.leg import Leg
 from actdistill_ros.control.limits import JOINT_MAX, JOINT_MIN, JOINT_NAMES
 from actdistill_ros.control.settings import DriverSettings
@@ -98,5 +97,6 @@ def _way_refusal(points: np.ndarray, settings: DriverSettings) -> str:
 
 
 def _border_refusal(q: np.ndarray, start_q: np.ndarray, settings: DriverSettings) -> str:
-    _, cut = envelope.clamp_to_workspace(forward(q), forward(start_q), settings)
+    chain = settings.arm.chain
+    _, cut = envelope.clamp_to_workspace(chain.forward(q), chain.forward(start_q), settings)
     return f"the TCP would leave the workspace: {cut}" if cut else ""

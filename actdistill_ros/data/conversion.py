@@ -16,7 +16,7 @@ from actdistill_ros.contract.chunk import ACTION_DIM, GRIPPER, ROTATION, TRANSLA
 from actdistill_ros.contract.observation import ArmPose
 from actdistill_ros.contract.preprocess import state_vector
 from actdistill_ros.contract.rotation import from_quaternion_xyzw, orthonormal, rotation_vector
-from actdistill_ros.control.kinematics import forward
+from actdistill_ros.control.arm_models import X5
 from actdistill_ros.control.limits import JOINT_MAX, JOINT_MIN
 from actdistill_ros.control.pose import difference, integrate
 from actdistill_ros.data.episode import DataError, Episode
@@ -107,7 +107,7 @@ class Converter:
         """(position (3,) [m], rotation (3, 3), opening) of each frame."""
         openings = self._opening(recorded, pose.gripper, where).tolist()
         if isinstance(pose, Joints):
-            reached = [forward(angles) for angles in self._angles(recorded, pose, where)]
+            reached = [X5.chain.forward(angles) for angles in self._angles(recorded, pose, where)]
             return [(tcp.position_m, tcp.rotation, o) for tcp, o in zip(reached, openings, strict=True)]
         positions = self._numbers(recorded, pose.position, where)
         written = self._numbers(recorded, pose.rotation, where)

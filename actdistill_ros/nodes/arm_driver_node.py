@@ -218,7 +218,7 @@ class ArmDriverNode(LifecycleNode):
         self._state.publish(arm_messages.arm_state_message(state))
         self._joints.publish(arm_messages.joint_state_message(state.feedback))
         if self._tf:
-            self._tf.publish(TFMessage(transforms=arm_messages.transforms(state.feedback)))
+            self._tf.publish(TFMessage(transforms=arm_messages.transforms(state.feedback, self._limits.arm.chain)))
 
     def _publish_diagnostics(self) -> None:
         state = self._loop.state(keep_events=True)

@@ -9,7 +9,7 @@ from sensor_msgs.msg import JointState
 from actdistill_ros.arm.backend import JointFeedback
 from actdistill_ros.contract.chunk import ACTION_DIM, GRIPPER, ROTATION, TRANSLATION, Chunk
 from actdistill_ros.contract.observation import ArmPose
-from actdistill_ros.control.kinematics import TCP_IN_LINK6_M, link_frames
+from actdistill_ros.control.kinematics import Chain
 from actdistill_ros.control.limits import GRIPPER_WIDTH_M, JOINT_NAMES
 from actdistill_ros.control.loop import LoopState
 from actdistill_ros.control.pose import to_quaternion_xyzw
@@ -19,7 +19,7 @@ from actdistill_ros.nodes.stamps import to_seconds, to_stamp
 BASE = "base_link"
 FINGER_NAMES = ("finger1", "finger2")
 FINGER_TRAVEL_M = GRIPPER_WIDTH_M / 2
-FINGER_AT_M = 0.0866  # along x of link6, as in urdf/x5.urdf
+FINGER_AT_M = 0.0866  # along x of link6, as in urdf/
 
 
 def chunk_from_message(message: ActionChunk) -> Chunk:
@@ -95,15 +95,15 @@ def joint_state_message(feedback: JointFeedback) -> JointState:
     return message
 
 
-def transforms(feedback: JointFeedback) -> list[TransformStamped]:
+def transforms(feedback: JointFeedback, chain: Chain) -> list[TransformStamped]:
     """Where every link of the URDF is, each in `base_link`; fingers and eef_link in link6."""
-    rotations, origins = link_frames(feedback.position_rad)
+    rotations, origins = chain.link_frames(feedback.position_rad)
     frames = [_transform(feedback, BASE, f"link{i + 1}", origins[i], rotations[i]) for i in range(6)]
     finger_m = feedback.gripper * FINGER_TRAVEL_M
     for name, side in zip(FINGER_NAMES, (1.0, -1.0)):
         at = np.array([FINGER_AT_M, side * finger_m, 0.0])
         frames.append(_transform(feedback, "link6", f"{name}_link", at, np.eye(3)))
-    return [*frames, _transform(feedback, "link6", "eef_link", TCP_IN_LINK6_M, np.eye(3))]
+    return [*frames, _transform(feedback, "link6", "eef_link", chain.tcp_in_link6_m, np.eye(3))]
 
 
 def pose_message(pose: ArmPose) -> Pose:

@@ -10,7 +10,8 @@ import numpy as np
 
 from actdistill_ros.contract.chunk import GRIPPER, ROTATION, TRANSLATION
 from actdistill_ros.contract.observation import ArmPose, Observation
-from actdistill_ros.control import envelope, kinematics, settings
+from actdistill_ros.control import envelope, settings
+from actdistill_ros.control.arm_models import X5
 from actdistill_ros.control.pose import integrate
 from actdistill_ros.sim import expert, layout
 from actdistill_ros.sim.staging import Stage, set_stage
@@ -19,7 +20,7 @@ from actdistill_ros.sim.world import Eyes, World
 
 PERIOD_S = 0.1
 TICKS = 5  # joint commands per action
-HOME_Q = kinematics.solve(ArmPose(layout.HOME_TCP_M, layout.GRIPPER_DOWN), np.array([0.0, 1.5, 1.2, -1.2, 0.0, 0.0])).q
+HOME_Q = X5.chain.solve(ArmPose(layout.HOME_TCP_M, layout.GRIPPER_DOWN), np.array([0.0, 1.5, 1.2, -1.2, 0.0, 0.0])).q
 
 
 class TabletopEnv:
@@ -39,7 +40,7 @@ class TabletopEnv:
         """Set the scene; the arm hovers over the table with the gripper open."""
         self.world.set_joints(HOME_Q, 1.0)
         self.stage = set_stage(self.world, suite, task, seed, held_out)
-        self.tcp_commanded = kinematics.forward(HOME_Q)
+        self.tcp_commanded = X5.chain.forward(HOME_Q)
         self.q_commanded = HOME_Q.copy()
         self.gripper_commanded = 1.0
         self.steps = 0
@@ -58,7 +59,7 @@ class TabletopEnv:
         """One action (7,) over one period."""
         wanted = integrate(self.tcp_commanded, action[TRANSLATION], action[ROTATION])
         goal, _ = envelope.clamp_to_workspace(wanted, self.tcp_commanded, self._settings)
-        solution = kinematics.solve(goal, self.q_commanded)
+        solution = X5.chain.solve(goal, self.q_commanded)
         start, q = self.q_commanded, solution.q
         gripper = float(np.clip(action[GRIPPER], 0.0, 1.0))
         if envelope.solution_refusal(solution, goal, start, self._settings):

@@ -8,7 +8,7 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from actdistill_ros.control.kinematics import JOINT_AXES, LINK_ORIGINS_M, LINK_ROLLS_RAD
+from actdistill_ros.control.kinematics import JOINT_AXES, X5
 from actdistill_ros.control.limits import GRIPPER_WIDTH_M, JOINT_MAX, JOINT_MIN, JOINT_TORQUE_MAX
 from actdistill_ros.sim import layout
 
@@ -82,7 +82,7 @@ def _arm(meshes: Mapping[str, Path]) -> str:
     for i in range(6):
         mass, centre, inertia = _INERTIA[i]
         opening += f"""
-        <body name="link{i + 1}" pos="{_numbers(LINK_ORIGINS_M[i])}" euler="{LINK_ROLLS_RAD[i]:.9g} 0 0" gravcomp="1">
+        <body name="link{i + 1}" pos="{_numbers(X5.link_origins_m[i])}" euler="{X5.link_rolls_rad[i]:.9g} 0 0" gravcomp="1">
           <inertial pos="{_numbers(centre)}" mass="{mass}" diaginertia="{_numbers(inertia)}"/>
           <joint name="joint{i + 1}" axis="{_numbers(JOINT_AXES[i])}" range="{JOINT_MIN[i]} {JOINT_MAX[i]}"
                  armature="0.01" damping="0.1"/>

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from actdistill_ros.contract.observation import ArmPose
-from actdistill_ros.control.kinematics import forward
+from actdistill_ros.control.arm_models import X5
 from actdistill_ros.control.pose import difference, integrate
 
 PULL_PER_S = 5.0
@@ -15,7 +15,7 @@ LAG_M, LAG_RAD = 0.03, 0.2
 
 
 class Clutch:
-    """Turns the leader's joints into a twist for the arm. The leader has the arm's kinematics; its base may be anywhere
+    """Turns the leader's joints into a twist for the arm. The leader has the X5's kinematics; its base may be anywhere
     that points the same way."""
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Clutch:
         if not held or commanded is None:
             self._from = None
             return np.zeros(6)
-        leader = forward(joints)
+        leader = X5.chain.forward(joints)
         if self._from is None:
             self._from = (leader, commanded)
         leader_then, arm_then = self._from
