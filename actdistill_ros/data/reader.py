@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,21 +107,42 @@ class Dataset:
 
         With `cache` they are decoded once into a file under cache/, named by the content of the videos, and mapped.
         """
-        height, width = self._camera_shape(camera)
-        shape = (len(self), *((size, size) if size else (height, width)), 3)
+        if size is None:
+            return self.views(camera, "full", self.camera_shape(camera), lambda image: image, cache)
+        spec = CameraSpec(camera, size, *self.camera_shape(camera))
+        return self.views(camera, str(size), (size, size), lambda image: policy_view(image, spec), cache)
+
+    def views(
+        self,
+        camera: str,
+        name: str,
+        size: tuple[int, int],
+        view: Callable[[np.ndarray], np.ndarray],
+        cache: bool = True,
+    ) -> np.ndarray:
+        """All frames of a camera, each as `view` turns it to (H, W, 3) uint8; like `frames` otherwise. name: of the
+        view, for its file; another view needs another name. Raises DataError if they do not fit on the disk."""
+        shape = (len(self), *size, 3)
+        self.camera_shape(camera)
         if not cache:
-            return self._decode_into(np.empty(shape, np.uint8), camera, size)
-        path = self.folder / "cache" / f"{camera}-{size or 'full'}-{self._digest(camera)}.npy"
+            return self._decode_into(np.empty(shape, np.uint8), camera, view)
+        path = self.folder / "cache" / f"{camera}-{name}-{self._digest(camera)}.npy"
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
+            # A mapped file that outgrows the disk kills the process without a word.
+            if (free := shutil.disk_usage(path.parent).free) < (needed := int(np.prod(shape, dtype=np.int64))):
+                raise DataError(
+                    f"{path.parent} needs {needed / 1e9:.1f} GB for the decoded frames of {camera}, {free / 1e9:.1f} GB "
+                    "are free; make room, or put the data set on another disk."
+                )
             unfinished = path.with_name(f"{path.stem}.{os.getpid()}.unfinished")
             try:
                 array = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=shape)
-                self._decode_into(array, camera, size).flush()
+                self._decode_into(array, camera, view).flush()
                 os.replace(unfinished, path)
             finally:
                 unfinished.unlink(missing_ok=True)
-            for older in set(path.parent.glob(f"{camera}-{size or 'full'}-*.npy")) - {path}:
+            for older in set(path.parent.glob(f"{camera}-{name}-*.npy")) - {path}:
                 older.unlink(missing_ok=True)
         return np.load(path, mmap_mode="r")
 
@@ -143,7 +165,8 @@ class Dataset:
     def _data(self, number: int) -> pa.Table:
         return read_table(layout.data_file(self.folder, number), "data file")
 
-    def _camera_shape(self, camera: str) -> tuple[int, int]:
+    def camera_shape(self, camera: str) -> tuple[int, int]:
+        """(height, width) of a camera's recorded frames; DataError lists the valid names."""
         if camera not in self.cameras:
             raise DataError(f"{self.folder} has no camera {camera!r}; it has {', '.join(self.cameras)}.")
         height, width, _ = self.info["features"][layout.IMAGES + camera]["shape"]
@@ -164,13 +187,12 @@ class Dataset:
         if run:
             yield run
 
-    def _decode_into(self, array: np.ndarray, camera: str, size: int | None) -> np.ndarray:
-        spec = CameraSpec(camera, size, *self._camera_shape(camera)) if size else None
+    def _decode_into(self, array: np.ndarray, camera: str, view: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         for number, offset, length, start in self._runs(camera):
             for position, image in enumerate(
                 decode(layout.video_file(self.folder, camera, number), offset, length), start
             ):
-                array[position] = policy_view(image, spec) if spec else image
+                array[position] = view(image)
         return array
 
     def _digest(self, camera: str) -> str:

@@ -35,12 +35,23 @@ class VisionInput:
     def pixels(self, image: np.ndarray) -> Tensor:
         """(H, W, 3) uint8 RGB to (1, 6, S, S) float32: the whole frame squeezed into the square, bicubic with
         antialiasing, normalised for each tower."""
+        return self.normalised(to_unit(torch.from_numpy(self.squeezed(image))[None]))
+
+    def squeezed(self, image: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 RGB to (S, S, 3) uint8; what a training set may keep of a frame."""
         if self.crop_area < 1.0:
             image = _centre(image, self.crop_area**0.5)
         # Pillow's own rounding: other bicubic filters differ by one grey value here and there, which tokens can feel.
-        small = Image.fromarray(image).resize((self.size, self.size), Image.Resampling.BICUBIC)
-        unit = torch.from_numpy(np.array(small)).permute(2, 0, 1)[None].float() / 255.0  # (1, 3, S, S)
+        return np.array(Image.fromarray(image).resize((self.size, self.size), Image.Resampling.BICUBIC))
+
+    def normalised(self, unit: Tensor) -> Tensor:
+        """(B, 3, S, S) in 0 … 1 to (B, 6, S, S) float32, DINOv2's three channels first."""
         return torch.cat([_normalised(unit, m, s) for m, s in zip(self.means, self.stds, strict=True)], dim=1)
+
+
+def to_unit(squeezed: Tensor) -> Tensor:
+    """(B, S, S, 3) uint8 to (B, 3, S, S) float32 in 0 … 1."""
+    return squeezed.permute(0, 3, 1, 2).float() / 255.0
 
 
 def read(folder: Path, size: int, crop_area: float = 1.0) -> VisionInput:

@@ -1,0 +1,444 @@
+"""Training samples for OpenVLA and CogACT teachers: what a student is shown and told is what the policy sees and does."""
+
+import json
+import shutil
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from foreign_parts import episode as foreign
+from foreign_parts import mapping
+from vla_parts import TINY, maker, tool
+
+from actdistill_ros import cli
+from actdistill_ros.contract.action_spaces.convention import Convention
+from actdistill_ros.contract.action_spaces.known import CONVENTIONS, convention
+from actdistill_ros.contract.action_spaces.parts import Frame, Gripper, Reference, Rotation
+from actdistill_ros.contract.chunk import GRIPPER
+from actdistill_ros.contract.contract import ContractError, Statistics
+from actdistill_ros.contract.observation import Observation
+from actdistill_ros.contract.seeds import EVALUATION_SEED
+from actdistill_ros.data.episode import DataError, Episode
+from actdistill_ros.data.reader import Dataset
+from actdistill_ros.data.writer import Writer
+from actdistill_ros.distill.vla import fit
+from actdistill_ros.distill.vla.colours import vary
+from actdistill_ros.distill.vla.labels import Labels
+from actdistill_ros.distill.vla.samples import VlaSamples
+from actdistill_ros.distill.vla.speech import Speech
+from actdistill_ros.policy.planning import Plan
+from actdistill_ros.policy.vla import checkpoint, cogact_checkpoint
+from actdistill_ros.policy.vla.cogact_policy import CogACTPolicy, CogACTSettings
+from actdistill_ros.policy.vla.deployment import Deployment
+from actdistill_ros.policy.vla.images import VisionInput
+from actdistill_ros.policy.vla.openvla_policy import OpenVLAPolicy, OpenVLASettings
+from actdistill_ros.policy.vla.tokens import ActionBins
+
+tool("make_vla_checkpoint")
+tool("reference_openvla")
+tool("reference_cogact")
+cogact_maker = tool("reference_cogact_vla")
+DATA = Path(__file__).parent / "data"
+LAYOUTS = ("lerobot_v2_1_video", "lerobot_v2_1_image", "lerobot_v3_0_video", "lerobot_v3_0_image", "rlds")
+TOLD = Deployment("front", (192, 192), 0.1, "bridge_orig")
+EPISODES, LENGTH, SIDE = 40, 6, 192
+WIDE = Statistics((-0.3,) * 6 + (0.0,), (0.3,) * 6 + (1.0,), (True,) * 6 + (False,), 1)
+
+
+@pytest.fixture(scope="module")
+def openvla(tmp_path_factory):
+    torch.set_num_threads(1)
+    folder = maker.write_folder(tmp_path_factory.mktemp("vla") / "openvla-tiny", TINY)
+    return checkpoint.load(folder, "bridge_orig", "float32")
+
+
+@pytest.fixture(scope="module")
+def cogact(tmp_path_factory):
+    folder = cogact_maker.write_checkpoint(tmp_path_factory.mktemp("vla") / "cogact-tiny")
+    return cogact_checkpoint.load(folder, "bridge_orig", "float32")
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory):
+    """Short episodes cut out of what `actdistill collect` records: its frames, states and labels."""
+    place = tmp_path_factory.mktemp("data")
+    words = ["collect", "--out", place / "whole", "--episodes", 2, "--workers", 1, "--seed", 40]
+    assert cli.main([str(word) for word in words]) == 0
+    recorded = [Dataset.open(place / "whole").episode(index) for index in range(2)]
+    with Writer.open(place / "set", {"front": (SIDE, SIDE)}, 10, "arx_x5", {"chunk": (8, 7)}) as out:
+        for number in range(EPISODES):
+            one = recorded[number % 2]
+            first = 3 * number % (len(one) - LENGTH)
+            part = slice(first, first + LENGTH)
+            images, extras = {"front": one.images["front"][part]}, {"chunk": one.extras["chunk"][part]}
+            out.add(Episode(images, one.state[part], one.action[part], one.instruction, number, extras, one.meta))
+    return place / "set"
+
+
+@pytest.fixture(scope="module")
+def of_openvla(collected, openvla):
+    return VlaSamples.open([collected], openvla, TOLD)
+
+
+@pytest.fixture(scope="module")
+def small(collected, openvla):
+    """Of pictures small enough for whole epochs."""
+    return VlaSamples.open([collected], replace(openvla, vision=VisionInput(16)), TOLD)
+
+
+@pytest.fixture(scope="module")
+def of_cogact(collected, cogact):
+    return VlaSamples.open([collected], cogact, TOLD)
+
+
+def made(folder: Path, episodes=EPISODES, width=8, **changes) -> Path:
+    """A data set of small pictures and quiet actions; `changes` replace what `Writer.open` or each episode is given."""
+    told = {"fps": 10, "robot": "arx_x5", "sentence": "lift", "first_seed": 0, "size": (16, 16), "meta": {}} | changes
+    rng = np.random.default_rng(0)
+    extras = {"chunk": (width, 7)} if width else {}
+    names = {name: told[name] for name in ("state_names", "action_names") if name in told}
+    with Writer.open(folder, {"front": told["size"]}, told["fps"], told["robot"], extras, **names) as out:
+        for number in range(episodes):
+            chunk = rng.uniform(-0.01, 0.01, (3, max(1, width), 7)).astype(np.float32)
+            chunk[..., GRIPPER] = number % 2
+            state = np.tile(np.float32([0.3, 0, 0.2, 1, 0, 0, 0, 1, 0, 1]), (3, 1))
+            images = {"front": rng.integers(0, 255, (3, *told["size"], 3), dtype=np.uint8)}
+            kept = {"chunk": chunk} if width else {}
+            seed = told["first_seed"] + number
+            out.add(Episode(images, state, chunk[:, 0], told["sentence"], seed, kept, told["meta"]))
+    return folder
+
+
+SMALL = replace(TOLD, frame=(16, 16))
+
+
+def observation(samples, folder, frame: int) -> Observation:
+    """What the node would have put together when the frame was recorded."""
+    data = Dataset.open(folder)
+    start = Labels([data], 1).start(frame)
+    images = {"front": data.frames("front", cache=False)[frame]}
+    sentence = data.instructions()[int(data.episode_index(frame))]
+    return Observation(images, start.tcp_in_base, start.opening, sentence, 1.0)
+
+
+def every_layer(seen):
+    def plan(tokens):
+        seen.append(tokens)
+        return Plan((1.0,) * TINY.layers, (True,) * TINY.layers)
+
+    return plan
+
+
+def test_a_frame_is_seen_and_asked_as_openvla_sees_and_is_asked_at_run_time(collected, openvla, of_openvla):
+    frame = int(of_openvla.training[37])
+    batch, seen = of_openvla.at(np.array([frame, 0])), []
+    policy = OpenVLAPolicy(openvla, OpenVLASettings("front", (SIDE, SIDE), 0.1), every_layer(seen))
+    now = observation(of_openvla, collected, frame)
+    policy.step(now)
+    assert torch.equal(batch.pixels[:1], openvla.vision.pixels(now.images["front"]))
+    ids = batch.ids[:1, : batch.length[0]]
+    assert ids[0].tolist() == openvla.reader.action_prompt(now.instruction)
+    with torch.inference_mode():
+        assert torch.equal(openvla.model.vlm.embed_inputs(batch.pixels[:1], ids), seen[0])
+
+
+def test_a_frame_is_seen_and_asked_as_cogact_sees_and_is_asked_at_run_time(collected, cogact, of_cogact):
+    frame = int(of_cogact.training[37])
+    batch, seen = of_cogact.at(np.array([frame, 0])), []
+    policy = CogACTPolicy(cogact, CogACTSettings("front", (SIDE, SIDE), 0.1, 4), every_layer(seen))
+    policy.step(observation(of_cogact, collected, frame))
+    ids = batch.ids[:1, : batch.length[0]]
+    with torch.inference_mode():
+        assert torch.equal(cogact.model.vlm.embed_inputs(batch.pixels[:1], ids), seen[0])
+
+
+def test_prompts_are_padded_at_their_end_and_say_how_long_they_are(of_openvla):
+    batch = of_openvla.at(of_openvla.training[:12])
+    assert len(set(batch.length.tolist())) > 1
+    for row, length in zip(batch.ids, batch.length, strict=True):
+        assert row[0] == 1 and (row[:length] != 0).all() and not row[length:].any()
+
+
+def test_openvla_that_says_a_samples_words_does_what_was_recorded(collected, openvla, of_openvla, monkeypatch):
+    data = Dataset.open(collected)
+    policy = OpenVLAPolicy(openvla, OpenVLASettings("front", (SIDE, SIDE), 0.1))
+    low, high = (np.array(getattr(openvla.active_statistics, name)) for name in ("q01", "q99"))
+    bin_size = (high - low) / 255
+    for frame in (0, 31, 77, 150):
+        batch = of_openvla.at(np.array([frame]))
+        assert batch.words.shape == (1, 7) and batch.actions.shape == (1, 1, 7) and batch.actions.abs().max() <= 1
+        said = tuple(batch.words[0].tolist())
+        monkeypatch.setattr(openvla.model, "speak", lambda tokens, plan, count, said=said: said)
+        done = policy.step(observation(of_openvla, collected, frame)).chunk.actions[0]
+        recorded = np.clip(data.columns("chunk")[frame, 0], low, high)
+        assert np.abs(done - recorded)[:6].max() <= bin_size[:6].max() and abs(done - recorded)[6] <= 1 / 255
+        assert (np.abs(done - recorded)[:3] <= bin_size[:3]).all()
+
+
+def test_cogact_that_samples_a_samples_actions_does_what_was_recorded(collected, cogact, of_cogact, monkeypatch):
+    data = Dataset.open(collected)
+    policy = CogACTPolicy(cogact, CogACTSettings("front", (SIDE, SIDE), 0.1, 4))
+    low, high = (np.array(getattr(cogact.active_statistics, name)) for name in ("q01", "q99"))
+    for frame in (0, 31, 77, 150):
+        batch = of_cogact.at(np.array([frame]))
+        assert batch.words.shape == (1, 0) and batch.actions.shape == (1, 16, 7)
+        monkeypatch.setattr(cogact.model, "denoise", lambda *_, answer=batch.actions: answer)
+        done = policy.step(observation(of_cogact, collected, frame)).chunk.actions
+        assert np.abs(done[:8] - np.clip(data.columns("chunk")[frame], low, high)).max() < 1e-6
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_actions_of_an_imported_data_set_come_back_from_the_words(layout, openvla, tmp_path):
+    folders = [imported(layout, tmp_path / str(copy)) for copy in range(14)]
+    told = replace(TOLD, frame=(48, 64))
+    samples = VlaSamples.open(folders, openvla, told)
+    assert len(samples.training) + len(samples.validation) == 14 * 18 and len(samples.validation)
+    batch = samples.at(np.arange(18))
+    sent = np.concatenate([foreign(number).action for number in range(3)])
+    heard = openvla.bins.decode(batch.words.numpy())
+    low, high = (np.array(getattr(openvla.active_statistics, name)) for name in ("q01", "q99"))
+    back = np.where(openvla.active_statistics.mask, (heard + 1) / 2 * (high - low) + low, heard)
+    assert (np.abs(back - sent)[:, :6] <= (high - low)[:6] / 255).all()
+    assert ((back[:, 6] > 0.5) == (sent[:, 6] > 0.5)).all()
+
+
+def imported(layout: str, place: Path) -> Path:
+    """Imported once per layout; a copy for every further place."""
+    first = place.parent / "0"
+    if place != first:
+        return Path(shutil.copytree(first, place))
+    place.parent.mkdir(exist_ok=True)
+    told = place.parent / "mapping.json"
+    told.write_text(json.dumps(mapping(rlds=layout == "rlds")))
+    kind = "rlds" if layout == "rlds" else "lerobot"
+    words = ["--from", DATA / layout, "--format", kind, "--mapping", told, "--out", place]
+    assert cli.main(["dataset", "import", *map(str, words)]) == 0
+    return place
+
+
+def test_a_label_goes_on_with_what_followed_then_with_the_last_label_then_rests(tmp_path):
+    data = numbered(tmp_path / "set", lengths=(20, 3), width=8)
+    labels = Labels([data], 16)
+
+    def said(frame):
+        return labels.at(frame)[:, 0].tolist()
+
+    assert said(0) == [*range(8), *(100 * i for i in range(8, 16))]
+    assert said(7) == [*range(700, 708), *(100 * i for i in range(15, 20)), 1901, 1902, 1903]
+    assert said(19) == [*range(1900, 1908), *[0] * 8]
+    assert said(20) == [
+        *range(2000, 2008),
+        2206,
+        2207,
+        *[0] * 6,
+    ]  # three frames: no frame is left, its last label goes on
+    assert said(22) == [*range(2200, 2208), *[0] * 8]
+    assert labels.at(19)[:, GRIPPER].tolist() == [1.0] * 16
+    assert Labels([data], 8).at(7)[:, 0].tolist() == list(range(700, 708))
+    assert Labels([data], 1).at(7)[:, 0].tolist() == [700]
+
+
+def numbered(folder: Path, lengths, width) -> Dataset:
+    """Frame t's k-th action moves by 100 t + k; not a motion that any arm makes."""
+    with Writer.open(folder, {"front": (16, 16)}, 10, "arx_x5", {"chunk": (width, 7)}) as out:
+        start = 0
+        for length in lengths:
+            chunk = np.zeros((length, width, 7), np.float32)
+            chunk[..., 0] = 100 * (start + np.arange(length))[:, None] + np.arange(width)
+            chunk[..., GRIPPER] = 1.0
+            images = {"front": np.zeros((length, 16, 16, 3), np.uint8)}
+            out.add(Episode(images, np.ones((length, 10), np.float32), chunk[:, 0], "lift", start, {"chunk": chunk}))
+            start += length
+    return Dataset.open(folder)
+
+
+def test_a_batch_depends_on_seed_and_step_alone(collected, openvla, of_openvla):
+    again = VlaSamples.open([collected], openvla, TOLD)
+    for step in (0, 3, 40):
+        assert same(of_openvla.train(5, step, 8), again.train(5, step, 8))
+    assert not same(of_openvla.train(5, 0, 8), of_openvla.train(5, 1, 8))
+    assert not same(of_openvla.train(5, 0, 8), of_openvla.train(6, 0, 8))
+
+
+def same(one, other) -> bool:
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in vars(one))
+
+
+def test_shares_of_several_processes_are_together_the_batch(of_openvla, of_cogact):
+    for samples in (of_openvla, of_cogact):
+        whole = samples.train(5, 2, 9)
+        parts = [samples.train(5, 2, 9, slice(3 * i, 3 * i + 3)) for i in range(3)]
+        for name in vars(whole):
+            assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name)), name
+
+
+def test_an_epoch_shows_every_training_frame_once_and_none_that_is_held_out(small):
+    pool = small.training
+    assert len(pool) == 39 * LENGTH and len(small.validation) == LENGTH
+    assert not set(pool) & set(small.validation)
+    shown = [small.train(1, step, 13).actions for step in range(len(pool) // 13)]
+    told = small.at(pool).actions
+    assert torch.equal(torch.cat(shown).reshape(-1, 7).sort(0).values, told.reshape(-1, 7).sort(0).values)
+
+
+def test_colours_vary_within_their_bounds_and_nothing_moves():
+    rng = np.random.default_rng(0)
+    grey = torch.full((64, 3, 8, 8), 0.5)
+    changed = (vary(grey, 64, rng, slice(None)) - grey)[:, :, 0, 0]
+    assert changed.abs().max() <= 0.2 + 1e-6 and changed.abs().max() > 0.15
+    assert torch.allclose(changed, changed[:, :1].expand(-1, 3), atol=1e-6)  # grey stays grey
+    picture = torch.full((64, 3, 8, 8), 0.4)
+    picture[:, 0, 2, 5] = 0.6
+    varied = vary(picture, 64, rng, slice(None))
+    assert (varied[:, 0].flatten(1).argmax(1) == 2 * 8 + 5).all()
+    swing = (varied.amax((2, 3)) - varied.amin((2, 3)))[:, 0] / 0.2
+    assert swing.min() > 0.8 * 0.8 and swing.max() < 1.2 * 1.2
+    assert varied.min() >= 0 and varied.max() <= 1
+
+
+def test_training_varies_colours_and_validation_does_not(small):
+    count = len(small.training)
+    first, second = (small.train(1, step, count).pixels.sum() for step in (0, 1))  # the same frames in another order
+    assert abs(first - second) > 1
+    one = small.validation[:1]
+    assert torch.equal(small.at(one).pixels, small.at(one).pixels)
+
+
+def test_frames_stay_in_a_mapped_file(collected, openvla, of_openvla):
+    tracemalloc.start()
+    samples = VlaSamples.open([collected], openvla, TOLD)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    frames = EPISODES * LENGTH * 224 * 224 * 3
+    assert peak < frames / 4, "all frames were read"
+    assert same(samples.at(np.array([5])), of_openvla.at(np.array([5])))
+    (file,) = (collected / "cache").glob("front-squeezed224x1-*.npy")
+    assert file.stat().st_size == pytest.approx(frames, rel=0.01)
+
+
+def test_what_a_resumed_run_must_share_is_json_and_tells_one_teaching_from_another(collected, openvla, of_openvla):
+    assert json.loads(json.dumps(of_openvla.settings)) == of_openvla.settings
+    assert of_openvla.settings != VlaSamples.open([collected], openvla, replace(TOLD, action_space="product")).settings
+
+
+def test_how_well_the_data_fit_is_said_in_numbers(of_openvla):
+    told = str(of_openvla.fit)
+    assert "240 recorded actions are beyond q01 … q99" in told and "% of its range" in told and "mm" in told
+    assert of_openvla.fit.lost[0] < 0.05 and 0 < min(of_openvla.fit.used[:3])
+
+
+@pytest.mark.parametrize("q99, named", [(0.002, "dx_m"), (0.004, "dx_m")])
+def test_statistics_that_most_actions_lie_outside_of_are_refused_by_number(tmp_path, openvla, q99, named):
+    narrow = replace(WIDE, q01=(-q99, *WIDE.q01[1:]), q99=(q99, *WIDE.q99[1:]))
+    with pytest.raises(DataError, match=rf"% of 120 recorded actions are beyond q01 … q99 .* in {named}.*refused"):
+        VlaSamples.open([made(tmp_path / "set")], replace(openvla, statistics={"bridge_orig": narrow}), SMALL)
+
+
+def test_statistics_of_the_data_themselves_fit(tmp_path, openvla):
+    folder = made(tmp_path / "set")
+    q01, q99 = np.quantile(Dataset.open(folder).columns("chunk")[:, 0], [0.01, 0.99], axis=0)
+    own = Statistics(tuple(q01.tolist()), tuple(q99.tolist()), WIDE.mask, 120)
+    found = VlaSamples.open(
+        [folder], replace(openvla, statistics={"bridge_orig": own}), replace(SMALL, action_space="product")
+    )
+    assert max(found.fit.outside) < 2 * fit.EXPECTED and min(found.fit.used) > 0.95
+
+
+ROWS = [*CONVENTIONS.values(), Convention("tool", Rotation.EULER, Gripper(0.0, 1.0), "a test", frame=Frame.TOOL)]
+
+
+@pytest.mark.parametrize("space", ROWS, ids=lambda space: space.name)
+def test_what_is_said_in_any_action_space_means_what_was_recorded(space, tmp_path):
+    data = Dataset.open(made(tmp_path / "set", episodes=4))
+    labels = Labels([data], 1)
+    units = np.repeat([space.metres, space.radians], 3)  # m, rad
+    reach = np.repeat([0.4, 3.2] if space.reference is Reference.ABSOLUTE else [0.02, 0.02], 3)  # m, rad
+    high = (*(reach / units).tolist(), 1.0)
+    speech = Speech(space, Statistics(tuple(-x for x in high), high, WIDE.mask, 1), 1, ActionBins(32000))
+    gripper = 2 / 255 / abs(space.gripper.open - space.gripper.closed)
+    for frame in range(len(labels)):
+        recorded, start = labels.at(frame), labels.start(frame)
+        off = np.abs(speech.meant(speech.say(recorded, start), start) - recorded)[0]
+        assert (off[:6] <= 2 * reach / 255).all() and off[GRIPPER] <= gripper
+
+
+def test_a_value_that_never_changed_in_the_teachers_data_is_no_division_by_zero():
+    still = replace(WIDE, q01=(0.0, *WIDE.q01[1:]), q99=(0.0, *WIDE.q99[1:]))
+    speech = Speech(convention("product"), still, 1, ActionBins(32000))
+    said = speech.say(np.array([[0.0, 0.01, 0, 0, 0, 0, 1.0]]), None)
+    assert np.isfinite(said).all() and speech.meant(said, None)[0, 0] == 0.0
+
+
+@pytest.mark.parametrize("space", ["libero", "simpler_widowx", "fractal_raw", "arx5_metres"])
+def test_a_diffusion_head_whose_gripper_could_not_close_or_open_is_refused(space):
+    if space == "arx5_metres":
+        assert Speech(convention(space), WIDE, 16, None)  # 1 m is open, 0 m is closed
+        return
+    with pytest.raises(ContractError, match="openings .* expected closed and open"):
+        Speech(convention(space), WIDE, 16, None)
+
+
+def test_a_camera_that_the_data_lack_is_named_with_those_they_have(collected, openvla):
+    with pytest.raises(DataError, match="has front; deployment.json says that the teacher sees wrist"):
+        VlaSamples.open([collected], openvla, replace(TOLD, camera="wrist"))
+
+
+def test_another_rate_is_refused(collected, openvla):
+    with pytest.raises(DataError, match=r"10 frames per second, deployment.json says an action every 0.2 s \(5 per"):
+        VlaSamples.open([collected], openvla, replace(TOLD, period_s=0.2))
+
+
+def test_frames_of_another_shape_are_refused(collected, openvla):
+    with pytest.raises(DataError, match="front are 192x192, deployment.json says 640x480"):
+        VlaSamples.open([collected], openvla, replace(TOLD, frame=(480, 640)))
+
+
+def test_another_robots_numbers_are_refused(tmp_path, openvla):
+    folder = made(tmp_path / "set", action_names=tuple(f"joint_{i}" for i in range(7)))
+    with pytest.raises(DataError, match=r"action is joint_0, .* expected dx_m"):
+        VlaSamples.open([folder], openvla, SMALL)
+
+
+def test_frames_without_labels_are_refused(tmp_path, openvla):
+    with pytest.raises(DataError, match="no column chunk"):
+        VlaSamples.open([made(tmp_path / "set", width=0)], openvla, SMALL)
+
+
+def test_too_few_episodes_to_hold_one_out_are_refused(tmp_path, openvla):
+    with pytest.raises(DataError, match="39 episodes are too few: every 40th"):
+        VlaSamples.open([made(tmp_path / "set", episodes=39)], openvla, SMALL)
+
+
+def test_evaluation_seeds_are_refused(tmp_path, openvla):
+    with pytest.raises(DataError, match="1 of 40 episodes with evaluation seeds"):
+        VlaSamples.open([made(tmp_path / "set", first_seed=EVALUATION_SEED - 39)], openvla, SMALL)
+
+
+def test_episodes_without_a_sentence_are_refused(tmp_path, openvla):
+    with pytest.raises(DataError, match="episode 0 has no sentence"):
+        VlaSamples.open([made(tmp_path / "set", sentence=" ")], openvla, SMALL)
+
+
+def test_data_sets_of_two_robots_and_one_given_twice_are_refused(tmp_path, openvla):
+    one, other = made(tmp_path / "one"), made(tmp_path / "other", robot="widowx")
+    with pytest.raises(DataError, match="differ in robot_type: .* arx_x5, .* widowx"):
+        VlaSamples.open([one, other], openvla, SMALL)
+    with pytest.raises(DataError, match="is given twice"):
+        VlaSamples.open([one, tmp_path / "other" / ".." / "one"], openvla, SMALL)
+
+
+def test_what_a_policy_did_is_no_label_for_a_longer_chunk(tmp_path, cogact, openvla):
+    folder = made(tmp_path / "set", meta={"by": "policy"})
+    assert VlaSamples.open([folder], openvla, SMALL)
+    with pytest.raises(
+        DataError, match="labels each frame with 8 actions, the teacher says 16 at once; in 40 of its 40"
+    ):
+        VlaSamples.open([folder], cogact, SMALL)
+
+
+def test_a_batch_larger_than_the_data_is_refused(of_openvla):
+    with pytest.raises(DataError, match="a batch of 235 is more than the 234 samples"):
+        of_openvla.train(0, 0, 235)
