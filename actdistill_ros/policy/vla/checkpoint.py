@@ -81,10 +81,11 @@ def check_dimensions(found: Statistics, key: str, folder: Path) -> None:
 
 
 def identity(folder: Path, source: TensorSource) -> str:
-    """Short name of these weights: the folder's, and a hash of the files' sizes and of samples spread over them.
-    Reading fifteen gigabytes for a name would take longer than loading them."""
+    """Short name of these weights and of the router beside them: the folder's, and a hash of the files' sizes and of
+    samples spread over them. Reading fifteen gigabytes for a name would take longer than loading them."""
     digest = hashlib.sha256()
-    for path in source.files:
+    router = [folder / name for name in (layout.ROUTER, layout.ROUTER_CONFIG) if (folder / name).is_file()]
+    for path in (*source.files, *router):
         size = path.stat().st_size
         digest.update(f"{path.name} {size}\n".encode())
         with path.open("rb") as file:

@@ -20,7 +20,7 @@ from actdistill_ros.policy.vla.sources import PrismaticFile
 from actdistill_ros.policy.vla.tokens import TOKENIZER, PromptReader
 
 HEAD, AVERAGED = "action_model", "ema_diffusion"  # parts of the file beside the vision-language model's
-_NET = "net."
+NET = "net."  # what its tensors are named after there
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _unfilled_head(source: PrismaticFile, cognition: int, wanted: str | None) ->
     size = wanted or _size_of(found, source.where)
     with torch.device("meta"):
         network = DiT(_shape_of(found, replace(SIZES[size], cognition=cognition), source.where))
-    needed = {_NET + name: tuple(value.shape) for name, value in network.named_parameters()}
+    needed = {NET + name: tuple(value.shape) for name, value in network.named_parameters()}
     try:
         weights.problems(needed, {}, found, f"{source.where}: {HEAD} as {size}")
     except ContractError as error:
@@ -107,8 +107,8 @@ def _unfilled_head(source: PrismaticFile, cognition: int, wanted: str | None) ->
 
 def _size_of(found: Mapping[str, tuple[int, ...]], where: str) -> str:
     """The published size with as many blocks of that width."""
-    depth = len({name.split(".")[2] for name in found if name.startswith(f"{_NET}blocks.")})
-    width = found.get(f"{_NET}x_embedder.linear.weight", (0,))[0]
+    depth = len({name.split(".")[2] for name in found if name.startswith(f"{NET}blocks.")})
+    width = found.get(f"{NET}x_embedder.linear.weight", (0,))[0]
     for size, shape in SIZES.items():
         if width == shape.width or (not width and depth == shape.depth):
             return size  # blocks that are missing, or one too many, are named one by one
@@ -118,13 +118,13 @@ def _size_of(found: Mapping[str, tuple[int, ...]], where: str) -> str:
 
 def _shape_of(found: Mapping[str, tuple[int, ...]], size: DiTShape, where: str) -> DiTShape:
     """With the file's own length of chunk. Raises ContractError if its actions are another robot's."""
-    actions = found.get(f"{_NET}x_embedder.linear.weight", (0, size.actions))[-1]
+    actions = found.get(f"{NET}x_embedder.linear.weight", (0, size.actions))[-1]
     if actions != checkpoint.ACTION_DIM:
         raise ContractError(
             f"{where}: {HEAD} makes actions of {actions} values, this arm takes {checkpoint.ACTION_DIM} (three of "
             "translation, three of rotation, gripper). It was trained for another robot."
         )
-    positions = found.get(f"{_NET}positional_embedding", (1 + size.chunk,))[0]
+    positions = found.get(f"{NET}positional_embedding", (1 + size.chunk,))[0]
     return replace(size, chunk=max(1, positions - 1))
 
 
@@ -137,11 +137,11 @@ def _check_memory(vlm: nn.Module, head: DiT, dtype: torch.dtype, device: str, av
 def _fill_head(head: DiT, source: PrismaticFile, device: str) -> None:
     for name, parameter in list(head.named_parameters()):
         value = torch.empty(parameter.shape, dtype=torch.float32, device=device)
-        for rows, part in source.other_parts(HEAD, _NET + name):
+        for rows, part in source.other_parts(HEAD, NET + name):
             value[rows].copy_(part)
         if not torch.isfinite(value).all():
             raise ContractError(
-                f"{source.where}: {HEAD} {_NET}{name} is not finite; the file is damaged, copy it again."
+                f"{source.where}: {HEAD} {NET}{name} is not finite; the file is damaged, copy it again."
             )
         owner, _, leaf = name.rpartition(".")
         setattr(head.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))

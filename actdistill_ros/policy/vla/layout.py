@@ -13,6 +13,7 @@ from actdistill_ros.policy.vla.openvla import LLAMA2_7B, PrismaticShape
 from actdistill_ros.policy.vla.vision import TOWERS, TowerShape
 
 CONFIG = "config.json"
+ROUTER, ROUTER_CONFIG = "router.safetensors", "router.json"  # of a distilled model, beside its weights
 PADDED_TO = 64
 # Prismatic's runs take Llama-2's own config, which the converted folders do not repeat.
 BASE_VLMS = {"prism-dinosiglip-224px+7b": PrismaticShape(decoder=replace(LLAMA2_7B, rms_eps=1e-5, max_positions=4096))}

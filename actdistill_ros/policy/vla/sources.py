@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +19,7 @@ from torch import Tensor
 from actdistill_ros.contract.contract import ContractError
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
 PART_BYTES = 16 << 20
 _REOPEN_SHARE = 50  # a `.pt` is mapped anew after this part of it was read, for the same reason as a shard is
 
@@ -28,6 +31,19 @@ _PARTS = {  # a Prismatic run's parts; their names in the Hugging Face layout, w
     "projector": {"projector.0.": "projector.fc1.", "projector.2.": "projector.fc2.", "projector.4.": "projector.fc3."},
     "llm_backbone": {"llm.": "language_model."},
 }
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor of a file. parts: slices of it along its first axis, in order, in its own type."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    parts: Callable[[], Iterator[Tensor]]
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
 
 
 class TensorSource(Protocol):
@@ -42,6 +58,15 @@ class TensorSource(Protocol):
 
     def parts(self, name: str) -> Iterator[tuple[slice, Tensor]]:
         """One tensor as slices along its first axis, in the order that they lie in."""
+
+    def contents(self) -> dict[str, dict[str, Stored]]:
+        """Everything that the files hold under the names that it has there: part of the file -> name -> tensor.
+
+        Raises ContractError if a tensor is of a type that is none of `DTYPES`.
+        """
+
+    def place(self, name: str) -> tuple[str, str]:
+        """Where a tensor of `shapes` is in `contents`."""
 
 
 class ShardedSafetensors:
@@ -77,10 +102,27 @@ class ShardedSafetensors:
         self.shapes |= found
 
     def parts(self, name: str) -> Iterator[tuple[slice, Tensor]]:
-        for rows in _row_slices(self.shapes[name]):
+        for rows in row_slices(self.shapes[name]):
             # Opened for each part: pages of a mapped file count as this process's memory until it is closed.
             with safe_open(self._file_of[name], framework="pt") as shard:
                 yield rows, shard.get_slice(name)[rows]
+
+    def contents(self) -> dict[str, dict[str, Stored]]:
+        found = {}
+        for path in self.files:
+            with safe_open(path, framework="pt") as shard:
+                codes = {name: shard.get_slice(name).get_dtype() for name in shard.keys()}  # noqa: SIM118
+            if odd := [name for name, code in codes.items() if code not in DTYPES]:
+                raise ContractError(
+                    f"{path}: {odd[0]} is stored as {codes[odd[0]]}; expected {', '.join(DTYPES)}. Take the checkpoint as "
+                    "published, not one that was quantised."
+                )
+            for name, code in codes.items():
+                found[name] = Stored(self.shapes[name], DTYPES[code], _without_rows(self.parts, name))
+        return {"": found}
+
+    def place(self, name: str) -> tuple[str, str]:
+        return "", name
 
 
 def _indexed(folder: Path) -> dict[str, Path]:
@@ -112,8 +154,8 @@ class PrismaticFile:
         """Raises ContractError if the file is damaged, or holds anything but tensors."""
         self.where, self._path = str(path), path
         self._read_since_open = 0
-        tensors = self._tensors
-        self.shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        self._places = {_renamed(part, name): (part, name) for part in _PARTS for name in self._model[part]}
+        self.shapes = {name: tuple(self._model[part][n].shape) for name, (part, n) in self._places.items()}
         self.others = {
             part: {n: tuple(tensor.shape) for n, tensor in held.items()} if isinstance(held, dict) else {}
             for part, held in self._model.items()
@@ -142,31 +184,44 @@ class PrismaticFile:
             )
         return model
 
-    @cached_property
-    def _tensors(self) -> dict[str, Tensor]:
-        """By their name in the Hugging Face layout."""
-        return {_renamed(part, name): tensor for part in _PARTS for name, tensor in self._model[part].items()}
-
     def parts(self, name: str) -> Iterator[tuple[slice, Tensor]]:
-        for rows in _row_slices(self.shapes[name]):
-            self._reopen_if_due()
-            yield rows, self._counted(self._tensors[name][rows])
+        return self._slices(*self._places[name])
+
+    def contents(self) -> dict[str, dict[str, Stored]]:
+        found = {}
+        for part, held in self._model.items():
+            if odd := [n for n, tensor in held.items() if tensor.dtype not in DTYPES.values()]:
+                raise ContractError(f"{self.where}: {part} {odd[0]} is {held[odd[0]].dtype}; expected floating point.")
+            found[part] = {
+                name: Stored(tuple(tensor.shape), tensor.dtype, _without_rows(self._slices, part, name))
+                for name, tensor in held.items()
+            }
+        return found
+
+    def place(self, name: str) -> tuple[str, str]:
+        return self._places[name]
 
     def other_parts(self, part: str, name: str) -> Iterator[tuple[slice, Tensor]]:
         """The same for a tensor of `others`."""
-        for rows in _row_slices(self.others[part][name]):
+        return self._slices(part, name)
+
+    def _slices(self, part: str, name: str) -> Iterator[tuple[slice, Tensor]]:
+        for rows in row_slices(tuple(self._model[part][name].shape)):
             self._reopen_if_due()
             yield rows, self._counted(self._model[part][name][rows])
 
     def _reopen_if_due(self) -> None:
         if self._read_since_open > max(PART_BYTES, self._path.stat().st_size // _REOPEN_SHARE):
             self._read_since_open = 0
-            self.__dict__.pop("_tensors", None)
             self.__dict__.pop("_model", None)
 
     def _counted(self, part: Tensor) -> Tensor:
         self._read_since_open += part.nbytes
         return part
+
+
+def _without_rows(parts: Callable[..., Iterator[tuple[slice, Tensor]]], *of: str) -> Callable[[], Iterator[Tensor]]:
+    return lambda: (part for _, part in parts(*of))
 
 
 def _renamed(part: str, name: str) -> str:
@@ -177,7 +232,7 @@ def _renamed(part: str, name: str) -> str:
     return f"{part}.{name}"
 
 
-def _row_slices(shape: tuple[int, ...]) -> Iterator[slice]:
+def row_slices(shape: tuple[int, ...]) -> Iterator[slice]:
     """Slices of the first axis of about `PART_BYTES` each, at four bytes a number."""
     if not shape:
         yield slice(None)
