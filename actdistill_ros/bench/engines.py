@@ -172,8 +172,9 @@ def evidence_ms(student: PolicyRuntime, observation, rounds: int = 200) -> float
     told = onnx_graphs.instruction_inputs(model, model.tell(torch.tensor([seen.ids])))
     without, routed = (session(onnx_graphs.encoders(model, routed)) for routed in (False, True))
     times: tuple[list[float], list[float]] = ([], [])
+    more = {"said": told["said"]} | ({"recent": seen.recent[None]} if seen.recent.size else {})
     for _ in range(rounds):
-        for graph, given, found in ((without, inputs, times[0]), (routed, inputs | {"said": told["said"]}, times[1])):
+        for graph, given, found in ((without, inputs, times[0]), (routed, inputs | more, times[1])):
             begin = time.perf_counter()
             graph.run(None, given)
             found.append((time.perf_counter() - begin) * 1e3)

@@ -60,6 +60,11 @@ class StepGate:
         """The newest arm report."""
         return self._report
 
+    @property
+    def refused(self) -> bool:
+        """Whether the arm did not take the chunk that was sent last."""
+        return self._refusals > 0
+
     def start(self) -> None:
         """Begin with frames captured from now on."""
         self.stop()

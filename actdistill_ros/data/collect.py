@@ -125,7 +125,11 @@ def _work(job: Job, progress) -> None:
 
         torch.set_num_threads(1)
         runtime = PolicyRuntime.load(job.policy)
-        policy = lambda observation: runtime.step(observation).chunk.actions  # noqa: E731
+
+        def policy(observation):
+            runtime.reset()  # how many actions of a chunk are run is drawn: what was done last, it cannot know
+            return runtime.step(observation).chunk.actions
+
     env = TabletopEnv()
     size = (layout.FRAME_PIXELS, layout.FRAME_PIXELS)
     with Writer.open(job.out, {name: size for name in layout.CAMERAS}, FPS, "arx_x5", EXTRAS) as writer:

@@ -126,6 +126,7 @@ class InferenceNode(LifecycleNode):
 
     def _begin(self, instruction: str, timeout_s: float) -> str:
         self._task.begin(instruction, timeout_s)
+        self._worker.submit(self._policy.reset)  # after a step of the task before, which may still run
         self.get_logger().info(f"task: {self._task.instruction}")
         closest = self._policy.unseen(self._task.instruction)
         return f"never seen in training: {instruction!r}; closest known: {'; '.join(closest)}" if closest else ""
@@ -210,6 +211,8 @@ class InferenceNode(LifecycleNode):
 
     def _advance(self) -> None:
         if self._step is None and (observation := self._gate.take(self._task.instruction)):
+            if self._gate.refused:
+                self._worker.submit(self._policy.reset)  # what it said last was not done
             result = self._worker.submit(self._policy.step, observation)
             self._step = Step(self._task.number, observation, result)
             result.add_done_callback(lambda _: self._stepped.trigger())

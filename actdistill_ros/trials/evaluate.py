@@ -116,7 +116,9 @@ def tabletop(args: argparse.Namespace) -> int:
         raise ContractError(f"--episodes is {args.episodes}, expected at least 1")
     check(args.suite, args.task)
     # An error here is one sentence; in a worker it would be a page.
-    planned(PolicyRuntime.load(args.checkpoint), args.budget, args.plan, 0)
+    runtime = planned(PolicyRuntime.load(args.checkpoint), args.budget, args.plan, 0)
+    if args.execute:
+        runtime.with_execute(args.execute)
     tasks = (args.task,) if args.task else TASKS
     episodes = [(i, tasks[i % len(tasks)], args.seed + i) for i in range(args.episodes)]
     outcomes = sorted(_all(args, episodes), key=lambda outcome: outcome.number)
@@ -185,6 +187,8 @@ def _work(order: Order, queue) -> None:
     cv2.setNumThreads(1)
     torch.set_num_threads(order.threads)
     runtime, env = PolicyRuntime.load(order.checkpoint), TabletopEnv()
+    if order.execute:
+        runtime = runtime.with_execute(order.execute)
     for number, task, seed in order.episodes:
         if not multiprocessing.parent_process().is_alive():
             return  # killed without a word: a worker must not go on for nobody
@@ -215,9 +219,10 @@ def episode(env, runtime, order: Order, number: int, task: str, seed: int) -> Ou
     """One closed loop: look, infer, run the chunk's first actions, look again."""
     from actdistill_ros.data.rollout import aux_targets
 
+    runtime.reset()
     observation = env.reset(order.suite, task, seed, order.held_out)
     first_mm = float(np.linalg.norm((runtime.locate(observation) - aux_targets(env))[BLOCK_PLACE]) * 1e3)
-    execute = order.execute or runtime.contract.action.execute
+    execute = runtime.contract.action.execute
     frames, results, phases, success = [], [], [], False
     while not success and env.steps < env.stage.task.max_steps:
         result = runtime.step(observation)

@@ -60,6 +60,11 @@ class VlaRuntime:
     def step(self, observation: Observation) -> StepResult:
         return self._policy.step(observation)
 
+    def reset(self) -> None:
+        """Another episode begins; OpenVLA keeps nothing of one."""
+        if isinstance(self._policy, CogACTPolicy):
+            self._policy.reset()
+
     def set_budget(self, budget: float | None) -> None:
         """None: what it was deployed with. Raises ContractError for any other: it runs the same layers in each step."""
         if budget is not None and abs(budget - self.budget) > 1e-3:

@@ -46,24 +46,27 @@ class RuntimePolicy:
                 f"trained on LIBERO's data, or --checkpoint {scripted.NAME} to try the benchmark out."
             )
         self.identity = runtime.checkpoint_id
-        self._runtime, self._prepare = runtime, prepare
+        self._runtime, self._prepare, self._period_s = runtime, prepare, period
+        self._done = 0
 
     def begin(self, instruction: str) -> None:
-        """Nothing of an episode is kept."""
+        """Stamps begin anew, by which a runtime knows that what it did before was of another episode."""
+        self._done = 0
 
     def act(self, look: Look) -> Decision:
         images = {name: self._prepare(look.images[name]) for name in self.cameras}
-        result = self._runtime.step(observation(look, images))
+        result = self._runtime.step(observation(look, images, self._done * self._period_s))
         actions = LIBERO.from_product(result.chunk.actions[: result.chunk.execute])
+        self._done += len(actions)
         return Decision(actions, result.executed, result.latency_ms["decoder"], result.budget)
 
 
-def observation(look: Look, images: dict[str, np.ndarray]) -> Observation:
+def observation(look: Look, images: dict[str, np.ndarray], stamp_s: float) -> Observation:
     """LIBERO's state in the product's terms. Its controller counts from where the arm is, so that pose is the commanded
-    one; LIBERO has no clock, and stamps are zero."""
+    one; LIBERO has no clock, and stamps count the actions run since the episode began."""
     pose = ArmPose(look.state[:3].copy(), from_rotation_vector(look.state[3:6]))
     opening = float(np.clip((look.state[6] - look.state[7]) / FINGERS_APART_M, 0.0, 1.0))
-    return Observation(images, pose, opening, look.instruction, 0.0)
+    return Observation(images, pose, opening, look.instruction, stamp_s)
 
 
 def load(args: argparse.Namespace) -> SuitePolicy:
