@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from actdistill_ros.distill.graph import LayerHeads
 from actdistill_ros.distill.loop import DistillError
 from actdistill_ros.distill.losses import Layers, StreamWeights
 from actdistill_ros.distill.probing import read
+from actdistill_ros.distill.processes import Processes
 from actdistill_ros.distill.teacher import Given, Teacher, answer
 from actdistill_ros.policy import losses as task
 from actdistill_ros.policy.batches import Batch
@@ -77,7 +79,7 @@ class Student:
             )
         torch.manual_seed(settings.seed)
         self.name, self.steps, self.step = name, settings.steps, 0
-        self.teacher, self._settings, self._layers = teacher, settings, len(place)
+        self.teacher, self._settings = teacher, settings
         self.model = derive(teacher.model, place, settings).to(teacher.device)
         weights.split(self.model.decoder.layers, teacher.processes)
         self.heads = LayerHeads(len(place), teacher.model.config.width, heads.chunk, 7, heads.config)
@@ -119,17 +121,16 @@ class Student:
     def _gates(self, given: Given, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Gates (b, L) of this process's samples, 0 or 1, whose gradient is that of the soft gates; and the loss of the
         budget, which is the whole batch's, as what is random is drawn for the whole batch."""
-        settings, processes, device = self._settings, self.teacher.processes, self.teacher.device
+        settings = self._settings
         if settings.plan is not None:
-            return torch.tensor(settings.plan, dtype=torch.float32, device=device).expand(len(given.tokens), -1), {}
-        budgets, share = draw_budgets(rng, settings), processes.share(settings.batch)
-        uniform = torch.from_numpy(rng.uniform(1e-6, 1 - 1e-6, (settings.batch, self._layers)).astype(np.float32))
-        scores = self.model.router(given.tokens, given.present, budgets[share].to(device), given.recent)  # (b, L)
-        shake = max(0.0, 1 - self.step / (QUIET_AFTER * self.steps))
-        noise = torch.logit(uniform[share].to(device))
-        gates = straight_through(scores + shake * noise, self.model.router.always)
-        loss = losses.compute_budget(processes.whole(gates), budgets.to(device), settings.groups)
-        return gates, {"compute": settings.compute * loss}
+            plan = torch.tensor(settings.plan, dtype=torch.float32, device=self.teacher.device)
+            return plan.expand(len(given.tokens), -1), {}
+        router = self.model.router
+
+        def score(budgets: Tensor) -> Tensor:
+            return router(given.tokens, given.present, budgets, given.recent)
+
+        return draw_gates(score, router.always, settings, self.step, rng, self.teacher.processes)
 
     def _terms(self, batch: Batch, given: Given, gates: Tensor) -> dict[str, Tensor]:
         """Losses of the whole batch, from what each process found out about its samples."""
@@ -215,6 +216,25 @@ def derive(teacher: Policy, place: Tensor, settings: StudentSettings) -> Policy:
         model.router.always.copy_(plan)
         model.router.place.data.copy_(torch.where(plan, 0.0, 1e6))
     return model
+
+
+def draw_gates(
+    score: Callable[[Tensor], Tensor],
+    always: Tensor,
+    settings: StudentSettings,
+    step: int,
+    rng: np.random.Generator,
+    processes: Processes,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Gates (b, L) of this process's samples under budgets drawn for the step, and the loss of the whole batch's
+    budgets. score: budgets (b,) of these samples to scores (b, L); always: (L,) bool."""
+    budgets, share, device = draw_budgets(rng, settings), processes.share(settings.batch), processes.device
+    uniform = torch.from_numpy(rng.uniform(1e-6, 1 - 1e-6, (settings.batch, len(always))).astype(np.float32))
+    noise = torch.logit(uniform[share].to(device))
+    shake = max(0.0, 1 - step / (QUIET_AFTER * settings.steps))
+    gates = straight_through(score(budgets[share].to(device)) + shake * noise, always)
+    loss = losses.compute_budget(processes.whole(gates), budgets.to(device), settings.groups)
+    return gates, {"compute": settings.compute * loss}
 
 
 def straight_through(scores: Tensor, always: Tensor) -> Tensor:
