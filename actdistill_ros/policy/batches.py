@@ -55,11 +55,11 @@ class Samples:
         robots differ."""
         sets = [Dataset.open(folder) for folder in folders]
         for one in sets:
-            _check_seeds(one)
-        self.fps, self.robot = (_same(sets, name, [d.info[name] for d in sets]) for name in ("fps", "robot_type"))
+            check_seeds(one)
+        self.fps, self.robot = (same(sets, name, [d.info[name] for d in sets]) for name in ("fps", "robot_type"))
         self.images = {name: [d.frames(name, size) for d in sets] for name in cameras}
         shapes = {name: [tuple(d.info["features"][IMAGES + name]["shape"][:2]) for d in sets] for name in cameras}
-        self.shapes = {name: _same(sets, f"the size of {name}", each) for name, each in shapes.items()}
+        self.shapes = {name: same(sets, f"the size of {name}", each) for name, each in shapes.items()}
         self.state = np.concatenate([d.columns("observation.state") for d in sets])
         self.action = np.concatenate([d.columns(ACTION) for d in sets])
         self.chunk = np.concatenate([d.columns("chunk") for d in sets])
@@ -93,7 +93,8 @@ def cameras_of(folders: Sequence[Path]) -> tuple[str, ...]:
     return common
 
 
-def _same(sets: Sequence[Dataset], what: str, values: Sequence[object]) -> object:
+def same(sets: Sequence[Dataset], what: str, values: Sequence[object]) -> object:
+    """What all of the data sets have. Raises DataError, which names each one's value, if they differ."""
     if len(set(values)) > 1:
         found = ", ".join(f"{d.folder} {value}" for d, value in zip(sets, values, strict=True))
         raise DataError(f"the data sets differ in {what}: {found}; train on those that have the same.")
@@ -168,8 +169,8 @@ class Batcher:
         return recorded(self._slots, first, indices, count)  # (B, N, 8)
 
 
-def _check_seeds(data: Dataset) -> None:
-    """What is learnt from must never be judged by."""
+def check_seeds(data: Dataset) -> None:
+    """What is learnt from must never be judged by: raises DataError if the data have evaluation seeds."""
     found = of_evaluation(row.seed for row in data.episodes)
     if found:
         raise DataError(

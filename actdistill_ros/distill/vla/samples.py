@@ -18,14 +18,13 @@ from torch import Tensor
 
 from actdistill_ros.contract.action_spaces.known import convention, of_statistics
 from actdistill_ros.contract.chunk import ACTION_DIM, ACTION_NAMES
-from actdistill_ros.contract.seeds import EVALUATION_SEED, of_evaluation
 from actdistill_ros.data.episode import DataError
 from actdistill_ros.data.reader import Dataset
 from actdistill_ros.distill.vla import fit
 from actdistill_ros.distill.vla.colours import vary
 from actdistill_ros.distill.vla.labels import Labels
 from actdistill_ros.distill.vla.speech import Speech
-from actdistill_ros.policy.batches import HELD_OUT_EVERY
+from actdistill_ros.policy.batches import HELD_OUT_EVERY, check_seeds, same
 from actdistill_ros.policy.vla.checkpoint import OpenVLACheckpoint
 from actdistill_ros.policy.vla.cogact_checkpoint import CogACTCheckpoint
 from actdistill_ros.policy.vla.deployment import FILE, Deployment
@@ -183,16 +182,9 @@ def _opened(folders: Sequence[Path]) -> list[Dataset]:
         raise DataError(f"{twice[0]} is given twice; held-out episodes would be trained on. Give it once.")
     sets = [Dataset.open(folder) for folder in folders]
     for name in ("fps", "robot_type"):
-        if len({one.info[name] for one in sets}) > 1:
-            found = ", ".join(f"{one.folder} {one.info[name]}" for one in sets)
-            raise DataError(f"the data sets differ in {name}: {found}; give those that have the same.")
+        same(sets, name, [one.info[name] for one in sets])
     for one in sets:
-        if found := of_evaluation(row.seed for row in one.episodes):
-            raise DataError(
-                f"{one.folder} has {len(found)} of {len(one.episodes)} episodes with evaluation seeds ({found[0]} … "
-                f"{found[-1]}); seeds from {EVALUATION_SEED} on are for judging only. Record it again with a lower "
-                "--seed."
-            )
+        check_seeds(one)
     return sets
 
 
