@@ -56,8 +56,8 @@ def check(out: Path, teacher: Path) -> None:
 def save(out: Path, teacher: Path, trained: Mapping[str, Tensor], router: VlaRouter, budget: float) -> None:
     """Write the student's folder beside OUT, then put it there: OUT is a whole student or what it was before.
 
-    trained: parameters by our model's own names, of any float type; all others are the teacher's. Each keeps the type
-    that the teacher's file has. router: calibrated. budget: that the student was made for.
+    trained: parameters by our model's own names, of any float type, each asked for when it is written; all others are
+    the teacher's. The type is that of the teacher's file. router: calibrated. budget: that the student was made for.
 
     Raises ContractError for what `check` says, for names or shapes that the teacher has not, for numbers that are not
     finite, and for a router that does not fit or was never calibrated.
@@ -166,15 +166,12 @@ def _contents(source: TensorSource, trained: Mapping[str, Tensor]) -> dict[str, 
     held = source.contents()
     # The average that the teacher's head left behind says nothing of the student's, which would be taken for it.
     held.pop(cogact_checkpoint.AVERAGED, None)
-    for ours, value in trained.items():
+    for ours in trained:
         part, name = _place(source, ours)
         old = held.get(part, {}).get(name)
-        if old is None or old.shape != tuple(value.shape):
-            has = "nothing of that name" if old is None else f"{old.shape}"
-            raise ContractError(
-                f"{ours} {tuple(value.shape)} was trained, {source.where} has {has}; it is no teacher of it."
-            )
-        held[part][name] = Stored(old.shape, old.dtype, partial(_converted, ours, value, old.dtype))
+        if old is None:
+            raise ContractError(f"{ours} was trained, which {source.where} does not have; it is no teacher of that.")
+        held[part][name] = Stored(old.shape, old.dtype, partial(_converted, trained, ours, old))
     return held
 
 
@@ -187,12 +184,18 @@ def _place(source: TensorSource, ours: str) -> tuple[str, str]:
         raise ContractError(f"{ours} was trained, which no teacher of this kind has ({source.where}).") from None
 
 
-def _converted(ours: str, value: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
-    """A trained tensor as it is stored, a part at a time. Raises ContractError if it is not finite then."""
-    for rows in row_slices(tuple(value.shape)):
-        part = value[rows].detach().to("cpu", dtype)
+def _converted(trained: Mapping[str, Tensor], ours: str, old: Stored) -> Iterator[Tensor]:
+    """A trained tensor as it is stored, a part at a time. It is asked for here and not kept: it may be computed then.
+
+    Raises ContractError if it has not the shape of the teacher's, or is not finite.
+    """
+    value = trained[ours]
+    if tuple(value.shape) != old.shape:
+        raise ContractError(f"{ours} was trained as {tuple(value.shape)}; the teacher's is {old.shape}.")
+    for rows in row_slices(old.shape):
+        part = value[rows].detach().to("cpu", old.dtype)
         if not torch.isfinite(part).all():
-            raise ContractError(f"{ours} is not finite as {str(dtype).removeprefix('torch.')}: training failed.")
+            raise ContractError(f"{ours} is not finite as {str(old.dtype).removeprefix('torch.')}: training failed.")
         yield part
 
 
