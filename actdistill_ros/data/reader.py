@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,8 @@ from actdistill_ros.data import layout
 from actdistill_ros.data.episode import DataError, Episode
 from actdistill_ros.data.index import read_info, read_table
 from actdistill_ros.data.video import decode
+
+REPORT_EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -129,22 +133,30 @@ class Dataset:
         path = self.folder / "cache" / f"{camera}-{name}-{self._digest(camera)}.npy"
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
-            # A mapped file that outgrows the disk kills the process without a word.
-            if (free := shutil.disk_usage(path.parent).free) < (needed := int(np.prod(shape, dtype=np.int64))):
-                raise DataError(
-                    f"{path.parent} needs {needed / 1e9:.1f} GB for the decoded frames of {camera}, {free / 1e9:.1f} GB "
-                    "are free; make room, or put the data set on another disk."
-                )
-            unfinished = path.with_name(f"{path.stem}.{os.getpid()}.unfinished")
-            try:
-                array = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=shape)
-                self._decode_into(array, camera, view).flush()
-                os.replace(unfinished, path)
-            finally:
-                unfinished.unlink(missing_ok=True)
+            with open(path.with_suffix(".lock"), "w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # of several processes one decodes, the others wait
+                if not path.exists():
+                    self._keep(path, shape, camera, view)
+            path.with_suffix(".lock").unlink(missing_ok=True)
             for older in set(path.parent.glob(f"{camera}-{name}-*.npy")) - {path}:
                 older.unlink(missing_ok=True)
         return np.load(path, mmap_mode="r")
+
+    def _keep(self, path: Path, shape: tuple[int, ...], camera: str, view: Callable[[np.ndarray], np.ndarray]) -> None:
+        """A file of all frames that is whole or not there. Raises DataError if the disk is too small."""
+        # A mapped file that outgrows the disk kills the process without a word.
+        if (free := shutil.disk_usage(path.parent).free) < (needed := int(np.prod(shape, dtype=np.int64))):
+            raise DataError(
+                f"{path.parent} needs {needed / 1e9:.1f} GB for the decoded frames of {camera}, {free / 1e9:.1f} GB are "
+                "free; make room, or put the data set on another disk."
+            )
+        unfinished = path.with_suffix(".unfinished")
+        try:
+            array = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=shape)
+            self._decode_into(array, camera, view).flush()
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
     def episode(self, index: int) -> Episode:
         """One whole episode, its images as recorded."""
@@ -188,11 +200,19 @@ class Dataset:
             yield run
 
     def _decode_into(self, array: np.ndarray, camera: str, view: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """Says how far it is if that takes long."""
+        begun = told = time.monotonic()
         for number, offset, length, start in self._runs(camera):
             for position, image in enumerate(
                 decode(layout.video_file(self.folder, camera, number), offset, length), start
             ):
                 array[position] = view(image)
+                if (now := time.monotonic()) - told >= REPORT_EVERY_S:
+                    told, left = now, (now - begun) / (position + 1) * (len(array) - position - 1)
+                    print(
+                        f"{self.folder}: {position + 1} of {len(array)} frames of {camera} decoded, {left:.0f} s left",
+                        flush=True,
+                    )
         return array
 
     def _digest(self, camera: str) -> str:

@@ -14,6 +14,8 @@ LOOKED_AT = 4096
 """Frames, evenly spread, that the fit is found from."""
 EXPECTED, LARGEST = 0.02, 0.2
 """Share of the actions outside q01 … q99: of the data that these come from; from which on the data are refused."""
+SMALLEST = 0.04
+"""Share of the teacher's range that translations span at least: ten of 255 bins. Metres said in another unit span less."""
 _OFTEN = 95
 
 
@@ -39,7 +41,7 @@ class Fit:
             f"{100 * self.outside[self.worst]:.1f} % of {self.looked_at} recorded actions are beyond q01 … q99 of the "
             f"teacher's statistics in {ACTION_NAMES[self.worst]}, the worst of six ({100 * EXPECTED:.0f} % are of its own "
             f"data); translations span {used} of its range; said and understood again, 95 of 100 are off by no more "
-            f"than {1e3 * self.lost[0]:.2g} mm, {np.degrees(self.lost[1]):.2g}° and {self.lost[2]:.2g} of the gripper"
+            f"than {1e3 * self.lost[0]:.2f} mm, {np.degrees(self.lost[1]):.2f}° and {self.lost[2]:.3f} of the gripper"
         )
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from actdistill_ros.contract.action_spaces.known import convention, of_statistics
-from actdistill_ros.contract.chunk import ACTION_DIM, ACTION_NAMES
+from actdistill_ros.contract.chunk import ACTION_DIM, TRANSLATION
 from actdistill_ros.data.episode import DataError
 from actdistill_ros.data.reader import Dataset
 from actdistill_ros.distill.vla import fit
@@ -216,9 +216,18 @@ def _check(data: Dataset, told: Deployment) -> None:
 
 
 def _check_fit(found: fit.Fit) -> None:
+    """Raises DataError if a student would learn clipped actions, or hardly any."""
+    mend = (
+        "The teacher was made for another robot, rate or action space: correct statistics, action_space or period_s in "
+        f"{FILE}, or fine-tune it on these data first."
+    )
     if found.outside[found.worst] > fit.LARGEST:
         raise DataError(
-            f"{found}. More than {100 * fit.LARGEST:.0f} % in {ACTION_NAMES[found.worst]} are refused: a student would "
-            "learn clipped actions. The teacher was made for another robot, rate or action space: correct statistics, "
-            f"action_space or period_s in {FILE}, or fine-tune it on these data first."
+            f"{found}. More than {100 * fit.LARGEST:.0f} % beyond the range are refused: a student would learn clipped "
+            f"actions. {mend}"
+        )
+    if max(found.used[TRANSLATION]) < fit.SMALLEST:
+        raise DataError(
+            f"{found}. Less than {100 * fit.SMALLEST:.0f} % of the range are refused: the teacher would say nearly the "
+            f"same for every translation. {mend}"
         )
