@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,10 +26,12 @@ from actdistill_ros.distill.vla.colours import vary
 from actdistill_ros.distill.vla.labels import Labels
 from actdistill_ros.distill.vla.speech import Speech
 from actdistill_ros.policy.batches import HELD_OUT_EVERY, check_seeds, same
-from actdistill_ros.policy.vla.checkpoint import OpenVLACheckpoint
-from actdistill_ros.policy.vla.cogact_checkpoint import CogACTCheckpoint
+from actdistill_ros.policy.vla.cogact import CogACT
 from actdistill_ros.policy.vla.deployment import FILE, Deployment
 from actdistill_ros.policy.vla.images import VisionInput, to_unit
+
+if TYPE_CHECKING:
+    from actdistill_ros.policy.vla.checkpoint import VlaCheckpoint
 
 _ASPECT = 0.02  # share by which a frame's width over height may differ between data and robot
 
@@ -85,9 +88,7 @@ class VlaSamples:
         self.settings: dict = {}
 
     @classmethod
-    def open(
-        cls, folders: Sequence[Path], checkpoint: OpenVLACheckpoint | CogACTCheckpoint, deployment: Deployment
-    ) -> VlaSamples:
+    def open(cls, folders: Sequence[Path], checkpoint: VlaCheckpoint, deployment: Deployment) -> VlaSamples:
         """Frames are decoded once, into `cache/` of each data set.
 
         Raises DataError if a data set is missing, broken or seen by other cameras, if its rate, robot, actions or
@@ -96,7 +97,7 @@ class VlaSamples:
         """
         sets = _opened(folders)
         space = convention(deployment.action_space or of_statistics(checkpoint.statistics_key).name)
-        head = isinstance(checkpoint, CogACTCheckpoint)
+        head = isinstance(checkpoint.model, CogACT)
         chunk, bins = (checkpoint.model.head.shape.chunk, None) if head else (1, checkpoint.bins)
         speech = Speech(space, checkpoint.active_statistics, chunk, bins)
         for one in sets:
