@@ -213,6 +213,35 @@ def test_a_task_ends_when_a_step_fails(graph, monkeypatch):
     assert result.reason == "policy: RuntimeError('out of memory')" and not graph.arm.chunks
 
 
+def noted(graph, monkeypatch) -> list[str]:
+    """Resets and steps of the policy as they come."""
+    calls, policy = [], graph.node._policy
+    reset, step = policy.reset, policy.step
+    monkeypatch.setattr(policy, "reset", lambda: calls.append("reset") or reset())
+    monkeypatch.setattr(policy, "step", lambda observation: calls.append("step") or step(observation))
+    return calls
+
+
+def test_each_task_begins_with_a_policy_that_knows_nothing_of_the_one_before(graph, monkeypatch):
+    calls = noted(graph, monkeypatch)
+    for tasks in (1, 2):
+        goal, before = graph.send("lift the red block"), len(graph.arm.chunks)
+        graph.until_steps(before + 2)
+        graph.wait(goal.cancel_goal_async(), "the cancellation")
+        graph.result(goal)
+        assert calls.count("reset") == tasks
+        assert calls[0] == "reset" and calls[-1] == "step"
+
+
+def test_a_policy_whose_chunk_was_not_taken_forgets_that_it_said_it(graph, monkeypatch):
+    calls = noted(graph, monkeypatch)
+    for heard in [one for one in graph.peer.subscriptions if one.topic_name.endswith("policy/chunk")]:
+        graph.peer.destroy_subscription(heard)
+    graph.send("lift the red block")
+    graph.ros.until(lambda: calls.count("step") >= 3, "three steps")
+    assert calls[:6] == ["reset", "step"] * 3
+
+
 def test_an_instruction_parameter_starts_a_task_without_timeout_and_a_new_one_replaces_it(ros, checkpoint):  # noqa: F811
     graph = Graph(ros, checkpoint, instruction="lift the red block", timeout_s=0.1)
     assert autostart(graph.node)

@@ -143,6 +143,20 @@ def test_a_chunk_that_was_not_taken_up_is_followed_by_a_fresh_one(scene):
     assert scene.gate.take("lift").stamp_s == scene.now
 
 
+def test_a_chunk_counts_as_refused_until_another_is_taken(scene):
+    scene.ready()
+    assert not scene.gate.refused
+    scene.step()
+    scene.go(0.6)
+    scene.see()
+    scene.hear(chunk_stamp_s=500.0)
+    assert scene.gate.refused
+    stamp_s = scene.step()
+    assert scene.gate.refused, "nothing is heard of the next one yet"
+    scene.hear(chunk_stamp_s=stamp_s)
+    assert not scene.gate.refused
+
+
 def test_five_chunks_in_a_row_that_were_not_taken_up_are_a_problem(scene):
     scene.ready()
     for _ in range(5):
