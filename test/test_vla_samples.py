@@ -3,7 +3,7 @@
 import json
 import shutil
 import tracemalloc
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +29,12 @@ from actdistill_ros.distill.vla.colours import vary
 from actdistill_ros.distill.vla.labels import Labels
 from actdistill_ros.distill.vla.samples import VlaSamples
 from actdistill_ros.distill.vla.speech import Speech
-from actdistill_ros.policy.planning import Plan
-from actdistill_ros.policy.vla import checkpoint, cogact_checkpoint
-from actdistill_ros.policy.vla.cogact_policy import CogACTPolicy, CogACTSettings
+from actdistill_ros.policy import loading
+from actdistill_ros.policy.vla import checkpoint, cogact_checkpoint, deployment
+from actdistill_ros.policy.vla.cogact import CogACT
 from actdistill_ros.policy.vla.deployment import Deployment
 from actdistill_ros.policy.vla.images import VisionInput
-from actdistill_ros.policy.vla.openvla_policy import OpenVLAPolicy, OpenVLASettings
+from actdistill_ros.policy.vla.openvla import OpenVLA, Prismatic
 from actdistill_ros.policy.vla.tokens import ActionBins
 
 tool("make_vla_checkpoint")
@@ -43,22 +43,37 @@ tool("reference_cogact")
 cogact_maker = tool("reference_cogact_vla")
 DATA = Path(__file__).parent / "data"
 LAYOUTS = ("lerobot_v2_1_video", "lerobot_v2_1_image", "lerobot_v3_0_video", "lerobot_v3_0_image", "rlds")
-TOLD = Deployment("front", (192, 192), 0.1, "bridge_orig")
+TOLD = Deployment("front", (192, 192), 0.1, "bridge_orig", dtype="float32")
 EPISODES, LENGTH, SIDE = 40, 6, 192
+BRIDGE = [np.array(maker.statistics()["bridge_orig"]["action"][name]) for name in ("q01", "q99")]
 WIDE = Statistics((-0.3,) * 6 + (0.0,), (0.3,) * 6 + (1.0,), (True,) * 6 + (False,), 1)
 
 
 @pytest.fixture(scope="module")
-def openvla(tmp_path_factory):
+def openvla_folder(tmp_path_factory):
     torch.set_num_threads(1)
-    folder = maker.write_folder(tmp_path_factory.mktemp("vla") / "openvla-tiny", TINY)
-    return checkpoint.load(folder, "bridge_orig", "float32")
+    return deployed(maker.write_folder(tmp_path_factory.mktemp("vla") / "openvla-tiny", TINY))
 
 
 @pytest.fixture(scope="module")
-def cogact(tmp_path_factory):
-    folder = cogact_maker.write_checkpoint(tmp_path_factory.mktemp("vla") / "cogact-tiny")
-    return cogact_checkpoint.load(folder, "bridge_orig", "float32")
+def cogact_folder(tmp_path_factory):
+    torch.set_num_threads(1)
+    return deployed(cogact_maker.write_checkpoint(tmp_path_factory.mktemp("vla") / "cogact-tiny"))
+
+
+def deployed(folder: Path) -> Path:
+    (folder / deployment.FILE).write_text(json.dumps(asdict(TOLD)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def openvla(openvla_folder):
+    return checkpoint.load(openvla_folder, "bridge_orig", "float32")
+
+
+@pytest.fixture(scope="module")
+def cogact(cogact_folder):
+    return cogact_checkpoint.load(cogact_folder, "bridge_orig", "float32")
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +130,7 @@ def made(folder: Path, episodes=EPISODES, width=8, **changes) -> Path:
 SMALL = replace(TOLD, frame=(16, 16))
 
 
-def observation(samples, folder, frame: int) -> Observation:
+def observation(folder, frame: int) -> Observation:
     """What the node would have put together when the frame was recorded."""
     data = Dataset.open(folder)
     start = Labels([data], 1).start(frame)
@@ -124,35 +139,18 @@ def observation(samples, folder, frame: int) -> Observation:
     return Observation(images, start.tcp_in_base, start.opening, sentence, 1.0)
 
 
-def every_layer(seen):
-    def plan(tokens):
-        seen.append(tokens)
-        return Plan((1.0,) * TINY.layers, (True,) * TINY.layers)
-
-    return plan
-
-
-def test_a_frame_is_seen_and_asked_as_openvla_sees_and_is_asked_at_run_time(collected, openvla, of_openvla):
-    frame = int(of_openvla.training[37])
-    batch, seen = of_openvla.at(np.array([frame, 0])), []
-    policy = OpenVLAPolicy(openvla, OpenVLASettings("front", (SIDE, SIDE), 0.1), every_layer(seen))
-    now = observation(of_openvla, collected, frame)
-    policy.step(now)
-    assert torch.equal(batch.pixels[:1], openvla.vision.pixels(now.images["front"]))
-    ids = batch.ids[:1, : batch.length[0]]
-    assert ids[0].tolist() == openvla.reader.action_prompt(now.instruction)
-    with torch.inference_mode():
-        assert torch.equal(openvla.model.vlm.embed_inputs(batch.pixels[:1], ids), seen[0])
-
-
-def test_a_frame_is_seen_and_asked_as_cogact_sees_and_is_asked_at_run_time(collected, cogact, of_cogact):
-    frame = int(of_cogact.training[37])
-    batch, seen = of_cogact.at(np.array([frame, 0])), []
-    policy = CogACTPolicy(cogact, CogACTSettings("front", (SIDE, SIDE), 0.1, 4), every_layer(seen))
-    policy.step(observation(of_cogact, collected, frame))
-    ids = batch.ids[:1, : batch.length[0]]
-    with torch.inference_mode():
-        assert torch.equal(cogact.model.vlm.embed_inputs(batch.pixels[:1], ids), seen[0])
+@pytest.mark.parametrize("teacher", ["openvla", "cogact"])
+def test_a_frame_is_seen_and_asked_as_the_policy_sees_it_and_is_asked(teacher, request, collected, monkeypatch):
+    samples = request.getfixturevalue(f"of_{teacher}")
+    policy, given = loading.load(request.getfixturevalue(f"{teacher}_folder")), []
+    embed = Prismatic.embed_inputs
+    monkeypatch.setattr(Prismatic, "embed_inputs", lambda self, *inputs: given.append(inputs) or embed(self, *inputs))
+    for frame in (0, 101, int(samples.validation[2])):
+        policy.step(observation(collected, frame))
+        pixels, ids = given.pop()
+        batch = samples.at(np.array([frame, 0, 40]))
+        assert torch.equal(batch.pixels[:1], pixels)
+        assert torch.equal(batch.ids[:1, : batch.length[0]], ids)
 
 
 def test_prompts_are_padded_at_their_end_and_say_how_long_they_are(of_openvla):
@@ -162,32 +160,27 @@ def test_prompts_are_padded_at_their_end_and_say_how_long_they_are(of_openvla):
         assert row[0] == 1 and (row[:length] != 0).all() and not row[length:].any()
 
 
-def test_openvla_that_says_a_samples_words_does_what_was_recorded(collected, openvla, of_openvla, monkeypatch):
-    data = Dataset.open(collected)
-    policy = OpenVLAPolicy(openvla, OpenVLASettings("front", (SIDE, SIDE), 0.1))
-    low, high = (np.array(getattr(openvla.active_statistics, name)) for name in ("q01", "q99"))
-    bin_size = (high - low) / 255
+def test_openvla_that_says_a_samples_words_does_what_was_recorded(openvla_folder, collected, of_openvla, monkeypatch):
+    policy, recorded = loading.load(openvla_folder), Dataset.open(collected).columns("chunk")
+    low, high = BRIDGE
     for frame in (0, 31, 77, 150):
         batch = of_openvla.at(np.array([frame]))
         assert batch.words.shape == (1, 7) and batch.actions.shape == (1, 1, 7) and batch.actions.abs().max() <= 1
-        said = tuple(batch.words[0].tolist())
-        monkeypatch.setattr(openvla.model, "speak", lambda tokens, plan, count, said=said: said)
-        done = policy.step(observation(of_openvla, collected, frame)).chunk.actions[0]
-        recorded = np.clip(data.columns("chunk")[frame, 0], low, high)
-        assert np.abs(done - recorded)[:6].max() <= bin_size[:6].max() and abs(done - recorded)[6] <= 1 / 255
-        assert (np.abs(done - recorded)[:3] <= bin_size[:3]).all()
+        monkeypatch.setattr(OpenVLA, "speak", lambda *_, said=batch.words: tuple(said[0].tolist()))
+        done = policy.step(observation(collected, frame)).chunk.actions[0]
+        off = np.abs(done - np.clip(recorded[frame, 0], low, high))
+        assert (off[:3] <= (high - low)[:3] / 255).all() and off[3:6].max() <= (high - low)[3:6].max() / 255
+        assert off[GRIPPER] <= 1 / 255
 
 
-def test_cogact_that_samples_a_samples_actions_does_what_was_recorded(collected, cogact, of_cogact, monkeypatch):
-    data = Dataset.open(collected)
-    policy = CogACTPolicy(cogact, CogACTSettings("front", (SIDE, SIDE), 0.1, 4))
-    low, high = (np.array(getattr(cogact.active_statistics, name)) for name in ("q01", "q99"))
+def test_cogact_that_samples_a_samples_actions_does_what_was_recorded(cogact_folder, collected, of_cogact, monkeypatch):
+    policy, recorded = loading.load(cogact_folder), Dataset.open(collected).columns("chunk")
     for frame in (0, 31, 77, 150):
         batch = of_cogact.at(np.array([frame]))
         assert batch.words.shape == (1, 0) and batch.actions.shape == (1, 16, 7)
-        monkeypatch.setattr(cogact.model, "denoise", lambda *_, answer=batch.actions: answer)
-        done = policy.step(observation(of_cogact, collected, frame)).chunk.actions
-        assert np.abs(done[:8] - np.clip(data.columns("chunk")[frame], low, high)).max() < 1e-6
+        monkeypatch.setattr(CogACT, "denoise", lambda *_, answer=batch.actions: answer)
+        done = policy.step(observation(collected, frame)).chunk.actions
+        assert np.abs(done[:8] - np.clip(recorded[frame], *BRIDGE)).max() < 1e-6
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -198,11 +191,10 @@ def test_actions_of_an_imported_data_set_come_back_from_the_words(layout, openvl
     assert len(samples.training) + len(samples.validation) == 14 * 18 and len(samples.validation)
     batch = samples.at(np.arange(18))
     sent = np.concatenate([foreign(number).action for number in range(3)])
-    heard = openvla.bins.decode(batch.words.numpy())
-    low, high = (np.array(getattr(openvla.active_statistics, name)) for name in ("q01", "q99"))
-    back = np.where(openvla.active_statistics.mask, (heard + 1) / 2 * (high - low) + low, heard)
+    heard, (low, high) = openvla.bins.decode(batch.words.numpy()), BRIDGE
+    back = (heard + 1) / 2 * (high - low) + low
     assert (np.abs(back - sent)[:, :6] <= (high - low)[:6] / 255).all()
-    assert ((back[:, 6] > 0.5) == (sent[:, 6] > 0.5)).all()
+    assert ((heard[:, 6] > 0.5) == (sent[:, 6] > 0.5)).all()
 
 
 def imported(layout: str, place: Path) -> Path:
