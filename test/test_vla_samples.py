@@ -24,7 +24,7 @@ from actdistill_ros.contract.seeds import EVALUATION_SEED
 from actdistill_ros.data.episode import DataError, Episode
 from actdistill_ros.data.reader import Dataset
 from actdistill_ros.data.writer import Writer
-from actdistill_ros.distill.vla import fit
+from actdistill_ros.distill.vla import fit, samples
 from actdistill_ros.distill.vla.colours import vary
 from actdistill_ros.distill.vla.labels import Labels
 from actdistill_ros.distill.vla.samples import VlaSamples
@@ -141,14 +141,14 @@ def observation(folder, frame: int) -> Observation:
 
 @pytest.mark.parametrize("teacher", ["openvla", "cogact"])
 def test_a_frame_is_seen_and_asked_as_the_policy_sees_it_and_is_asked(teacher, request, collected, monkeypatch):
-    samples = request.getfixturevalue(f"of_{teacher}")
+    found = request.getfixturevalue(f"of_{teacher}")
     policy, given = loading.load(request.getfixturevalue(f"{teacher}_folder")), []
     embed = Prismatic.embed_inputs
     monkeypatch.setattr(Prismatic, "embed_inputs", lambda self, *inputs: given.append(inputs) or embed(self, *inputs))
-    for frame in (0, 101, int(samples.validation[2])):
+    for frame in (0, 101, int(found.validation[2])):
         policy.step(observation(collected, frame))
         pixels, ids = given.pop()
-        batch = samples.at(np.array([frame, 0, 40]))
+        batch = found.at(np.array([frame, 0, 40]))
         assert torch.equal(batch.pixels[:1], pixels)
         assert torch.equal(batch.ids[:1, : batch.length[0]], ids)
 
@@ -187,9 +187,9 @@ def test_cogact_that_samples_a_samples_actions_does_what_was_recorded(cogact_fol
 def test_actions_of_an_imported_data_set_come_back_from_the_words(layout, openvla, tmp_path):
     folders = [imported(layout, tmp_path / str(copy)) for copy in range(14)]
     told = replace(TOLD, frame=(48, 64))
-    samples = VlaSamples.open(folders, openvla, told)
-    assert len(samples.training) + len(samples.validation) == 14 * 18 and len(samples.validation)
-    batch = samples.at(np.arange(18))
+    found = VlaSamples.open(folders, openvla, told)
+    assert len(found.training) + len(found.validation) == 14 * 18 and len(found.validation)
+    batch = found.at(np.arange(18))
     sent = np.concatenate([foreign(number).action for number in range(3)])
     heard, (low, high) = openvla.bins.decode(batch.words.numpy()), BRIDGE
     back = (heard + 1) / 2 * (high - low) + low
@@ -260,9 +260,9 @@ def same(one, other) -> bool:
 
 
 def test_shares_of_several_processes_are_together_the_batch(of_openvla, of_cogact):
-    for samples in (of_openvla, of_cogact):
-        whole = samples.train(5, 2, 9)
-        parts = [samples.train(5, 2, 9, slice(3 * i, 3 * i + 3)) for i in range(3)]
+    for found in (of_openvla, of_cogact):
+        whole = found.train(5, 2, 9)
+        parts = [found.train(5, 2, 9, slice(3 * i, 3 * i + 3)) for i in range(3)]
         for name in vars(whole):
             assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name)), name
 
@@ -301,12 +301,12 @@ def test_training_varies_colours_and_validation_does_not(small):
 
 def test_frames_stay_in_a_mapped_file(collected, openvla, of_openvla):
     tracemalloc.start()
-    samples = VlaSamples.open([collected], openvla, TOLD)
+    found = VlaSamples.open([collected], openvla, TOLD)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     frames = EPISODES * LENGTH * 224 * 224 * 3
     assert peak < frames / 4, "all frames were read"
-    assert same(samples.at(np.array([5])), of_openvla.at(np.array([5])))
+    assert same(found.at(np.array([5])), of_openvla.at(np.array([5])))
     (file,) = (collected / "cache").glob("front-squeezed224x1-*.npy")
     assert file.stat().st_size == pytest.approx(frames, rel=0.01)
 
@@ -436,6 +436,14 @@ def test_what_a_policy_did_is_no_label_for_a_longer_chunk(tmp_path, cogact, open
         DataError, match="labels each frame with 8 actions, the teacher says 16 at once; in 40 of its 40"
     ):
         VlaSamples.open([folder], cogact, SMALL)
+
+
+def test_data_are_checked_without_a_teacher(collected, tmp_path):
+    assert [one.folder for one in samples.check([collected], TOLD)] == [collected]
+    with pytest.raises(DataError, match="is missing. Give the folder that holds meta/"):
+        samples.check([tmp_path], TOLD)
+    with pytest.raises(DataError, match="no data set is given"):
+        samples.check([], TOLD)
 
 
 def test_a_batch_larger_than_the_data_is_refused(of_openvla):

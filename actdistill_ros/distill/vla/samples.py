@@ -56,7 +56,7 @@ class VlaBatch:
 class VlaSamples:
     """All frames of some data sets, split by episode into training and validation.
 
-    training, validation: indices of frames; fit: how the recorded actions fit the teacher's statistics, to be told;
+    training, validation: indices of frames; chunk: actions K of a sample; fit: how the recorded actions fit the teacher's statistics, to be told;
     settings: what a resumed run must have in common, as JSON takes it.
     """
 
@@ -68,19 +68,14 @@ class VlaSamples:
         prompts: Sequence[Sequence[int]],
         speech: Speech,
     ) -> None:
-        """prompts: ids of each episode's. `open` checks what this takes for granted."""
-        self._vision, self._prompts, self._speech = vision, prompts, speech
+        """prompts: ids of each episode's. `open` checks what is taken for granted here."""
+        self._vision, self._prompts, self._speech, self.chunk = vision, prompts, speech, speech.chunk
         self._labels = Labels(sets, speech.chunk)
         self.fit = fit.measure(self._labels, speech)
         _check_fit(self.fit)
         held_out = np.arange(len(prompts)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
         self.training = np.flatnonzero(~held_out[self._labels.episode])
         self.validation = np.flatnonzero(held_out[self._labels.episode])
-        if not len(self.validation):
-            raise DataError(
-                f"{len(prompts)} episodes are too few: every {HELD_OUT_EVERY}th is held out to find thresholds with, and "
-                f"there is none. Record at least {HELD_OUT_EVERY}."
-            )
         name, size = f"squeezed{vision.size}x{vision.crop_area:g}", (vision.size, vision.size)
         self._frames = [one.views(camera, name, size, vision.squeezed) for one in sets]
         self._offsets = np.cumsum([0] + [len(one) for one in sets])
@@ -91,17 +86,14 @@ class VlaSamples:
     def open(cls, folders: Sequence[Path], checkpoint: VlaCheckpoint, deployment: Deployment) -> VlaSamples:
         """Frames are decoded once, into `cache/` of each data set.
 
-        Raises DataError if a data set is missing, broken or seen by other cameras, if its rate, robot, actions or
-        sentences do not fit, or if the teacher's statistics do not fit the actions; ContractError if it is not known
-        what the teacher's actions are.
+        Raises DataError as `check` does, or if the teacher's statistics do not fit the actions; ContractError if it is
+        not known what the teacher's actions are.
         """
-        sets = _opened(folders)
+        sets = check(folders, deployment)
         space = convention(deployment.action_space or of_statistics(checkpoint.statistics_key).name)
         head = isinstance(checkpoint.model, CogACT)
         chunk, bins = (checkpoint.model.head.shape.chunk, None) if head else (1, checkpoint.bins)
         speech = Speech(space, checkpoint.active_statistics, chunk, bins)
-        for one in sets:
-            _check(one, deployment)
         prompt = checkpoint.reader.cognition_prompt if head else checkpoint.reader.action_prompt
         known: dict[str, list[int]] = {}
         for one in sets:
@@ -174,8 +166,12 @@ class VlaSamples:
         return np.stack(said) if said else np.empty((0, speech.chunk, ACTION_DIM))
 
 
-def _opened(folders: Sequence[Path]) -> list[Dataset]:
-    """Raises DataError if one of them is missing, broken, given twice, for judging only, or unlike the others."""
+def check(folders: Sequence[Path], told: Deployment) -> list[Dataset]:
+    """The data sets, opened; all that can be known of them without the teacher's weights is checked.
+
+    Raises DataError if one is missing, broken, given twice or for judging only, if they are unlike one another, too few,
+    without sentences, or not what the teacher sees and does at run time.
+    """
     if not folders:
         raise DataError("no data set is given; expected one or more folders after --data.")
     places = [Path(folder).resolve() for folder in folders]
@@ -186,11 +182,18 @@ def _opened(folders: Sequence[Path]) -> list[Dataset]:
         same(sets, name, [one.info[name] for one in sets])
     for one in sets:
         check_seeds(one)
+        _check_meant(one, told)
+        _check_seen(one, told)
+    if (found := sum(len(one.episodes) for one in sets)) < HELD_OUT_EVERY:
+        raise DataError(
+            f"{found} episodes are too few: every {HELD_OUT_EVERY}th is held out to find thresholds with, and there is "
+            f"none. Record at least {HELD_OUT_EVERY}."
+        )
     return sets
 
 
-def _check(data: Dataset, told: Deployment) -> None:
-    """Raises DataError if this is not what the teacher sees and does at run time."""
+def _check_meant(data: Dataset, told: Deployment) -> None:
+    """Raises DataError if an action is not as long as the teacher's, or if nobody says what it is for."""
     fps = data.info["fps"]
     if abs(fps * told.period_s - 1.0) > 1e-3:
         raise DataError(
@@ -198,6 +201,14 @@ def _check(data: Dataset, told: Deployment) -> None:
             f"({1 / told.period_s:g} per second). Import the data at that rate (`fps` of the mapping), or correct "
             "period_s if the teacher's actions are this long."
         )
+    if empty := [row.index for row in data.episodes if not row.instruction.strip()]:
+        raise DataError(
+            f"{data.folder}: episode {empty[0]} has no sentence; every episode needs one. Record or import it again."
+        )
+
+
+def _check_seen(data: Dataset, told: Deployment) -> None:
+    """Raises DataError if the teacher would see something else at run time."""
     if told.camera not in data.cameras:
         raise DataError(
             f"{data.folder} has {', '.join(data.cameras) or 'no camera'}; {FILE} says that the teacher sees "
@@ -209,10 +220,6 @@ def _check(data: Dataset, told: Deployment) -> None:
             f"{data.folder}: frames of {told.camera} are {width}x{height}, {FILE} says {wide}x{tall}: squeezed into a "
             "square, the same thing would look different on the robot. Correct frame, or import the data with a "
             "size of that shape."
-        )
-    if empty := [row.index for row in data.episodes if not row.instruction.strip()]:
-        raise DataError(
-            f"{data.folder}: episode {empty[0]} has no sentence; every episode needs one. Record or import it again."
         )
 
 
