@@ -20,6 +20,7 @@ from actdistill_ros.policy.runtime import PolicyRuntime
 from actdistill_ros.suites.libero import policies, preprocess, protocol, vla
 from actdistill_ros.suites.libero.scripted import BOWL, PLATE, Scripted
 from actdistill_ros.suites.policy import Look
+from actdistill_ros.trials import evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBERO = Contract(
@@ -153,7 +154,7 @@ def openvla(tmp_path_factory):
 def test_an_openvla_acts_on_libero_with_nothing_told_but_the_suite(openvla, suite):
     with np.load(ROOT / "test" / "data" / "libero" / "tensorflow.npz") as recorded:
         shown = look(recorded["frame"])
-    runtime = vla.load(openvla, suite, "0", None)
+    runtime = evaluate.planned(vla.load(openvla, suite), None, "0", 0)
     decision = policies.RuntimePolicy(runtime, preprocess.view).act(shown)
     assert decision.actions.shape == (1, 7) and np.abs(decision.actions).max() <= 1
     assert decision.executed[0] and not any(decision.executed[1:])
@@ -164,11 +165,12 @@ def test_an_openvla_of_other_suites_or_with_other_layers_is_refused(openvla):
     with pytest.raises(
         ContractError, match="no statistics 'libero_10'; valid keys: libero_goal, libero_spatial_no_noops"
     ):
-        vla.load(openvla, "libero_10", "router", None)
-    with pytest.raises(ContractError, match="has no router; name layers of 0 …"):
-        vla.load(openvla, "libero_goal", "random", None)
-    with pytest.raises(ContractError, match="--budget 0.1 cannot be met"):
-        vla.load(openvla, "libero_goal", "router", 0.1)
+        vla.load(openvla, "libero_10")
+    whole = vla.load(openvla, "libero_goal")
+    with pytest.raises(ContractError, match="has no router and runs the same 1 of its decoder .* budget 0.1 cannot be"):
+        evaluate.planned(whole, 0.1, "router", 0)
+    with pytest.raises(ContractError, match="--plan 0 runs 0.25 of the decoder .* --budget 0.5 cannot be met"):
+        evaluate.planned(whole, 0.5, "0", 0)
 
 
 def test_the_script_reads_the_objects_and_nothing_else():

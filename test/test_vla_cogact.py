@@ -13,10 +13,10 @@ from actdistill_ros.contract.action_spaces.known import convention
 from actdistill_ros.contract.contract import ContractError
 from actdistill_ros.contract.observation import ArmPose, Observation
 from actdistill_ros.policy import loading
-from actdistill_ros.policy.planning import Plan
+from actdistill_ros.policy.planning import FixedPlan, Plan
 from actdistill_ros.policy.vla import cogact_checkpoint
 from actdistill_ros.policy.vla.cogact import actions_of
-from actdistill_ros.policy.vla.cogact_policy import CogACTPolicy, CogACTSettings
+from actdistill_ros.policy.vla.cogact_policy import CogACTSettings, make
 from actdistill_ros.policy.vla.ensemble import WIDOWX, AdaptiveEnsemble
 
 tool("make_vla_checkpoint")
@@ -92,7 +92,7 @@ def test_values_beyond_the_range_of_the_data_are_clipped_to_it(loaded):
 
 
 def test_a_step_makes_sixteen_actions_in_metres_and_rotation_vectors(loaded):
-    result = CogACTPolicy(loaded, settings()).step(observation())
+    result = make(loaded, settings()).step(observation())
     assert result.chunk.actions.shape == (16, 7)
     assert (result.chunk.execute, result.chunk.period_s, result.chunk.stamp_s) == (4, 0.2, 12.5)
     assert np.abs(result.chunk.actions[:, :3]).max() <= 0.0418
@@ -102,7 +102,7 @@ def test_a_step_makes_sixteen_actions_in_metres_and_rotation_vectors(loaded):
 
 
 def test_a_step_says_what_the_declared_convention_makes_of_the_models_own_actions(loaded):
-    result = CogACTPolicy(loaded, settings(seed=3)).step(observation())
+    result = make(loaded, settings(seed=3)).step(observation())
     noise = torch.randn(1, 16, 7, generator=torch.Generator().manual_seed(3))
     sampled = loaded.model.denoise(cognition(loaded, 0, "all"), noise)[0].numpy()
     expected = convention("bridge_orig").to_product(actions_of(sampled, loaded.active_statistics))
@@ -110,7 +110,7 @@ def test_a_step_says_what_the_declared_convention_makes_of_the_models_own_action
 
 
 def test_the_policy_says_what_it_promises_and_keeps_to_it(loaded):
-    policy = CogACTPolicy(loaded, settings())
+    policy = make(loaded, settings())
     promised = policy.contract
     assert [(c.name, c.size, c.source_height, c.source_width) for c in promised.cameras] == [("front", 224, 480, 640)]
     assert (promised.action.chunk, promised.action.execute, promised.statistics_key) == (16, 4, "bridge_orig")
@@ -122,22 +122,21 @@ def test_the_policy_says_what_it_promises_and_keeps_to_it(loaded):
 
 
 def test_a_plan_leaves_layers_out_of_the_step(loaded):
-    seen = []
+    class Chosen:
+        budget = 0.5
 
-    def plan(tokens):
-        seen.append(tokens.shape)
-        return Plan((1.0, 0.2, 0.1, 1.0), tuple(executed("ends")))
+        def __call__(self, evidence):
+            return Plan((1.0, 0.2, 0.1, 1.0), tuple(executed("ends")))
 
-    result = CogACTPolicy(loaded, settings(), plan, budget=0.5).step(observation())
-    whole = CogACTPolicy(loaded, settings()).step(observation())
-    assert seen == [(1, 256 + len(loaded.reader.cognition_prompt(openvla.INSTRUCTIONS[0])), 64)]
+    result = make(loaded, settings(), Chosen()).step(observation())
+    whole = make(loaded, settings()).step(observation())
     assert result.executed.tolist() == executed("ends") and result.compute_share == result.budget == 0.5
     assert np.allclose(result.gates, [1.0, 0.2, 0.1, 1.0])
     assert not np.allclose(result.chunk.actions, whole.chunk.actions)
 
 
 def test_the_same_seed_says_the_same_and_reset_begins_anew(loaded):
-    policy = CogACTPolicy(loaded, settings())
+    policy = make(loaded, settings())
     first, second = policy.step(observation()).chunk.actions, policy.step(observation()).chunk.actions
     policy.reset()
     assert np.array_equal(policy.step(observation()).chunk.actions, first)
@@ -145,7 +144,7 @@ def test_the_same_seed_says_the_same_and_reset_begins_anew(loaded):
 
 
 def test_with_an_ensemble_a_step_is_the_average_of_what_chunks_say_of_it(loaded):
-    policy = CogACTPolicy(loaded, settings(execute=1, ensemble=WIDOWX))
+    policy = make(loaded, settings(execute=1, ensemble=WIDOWX))
     made = [policy.step(observation()).chunk.actions for _ in range(3)]
     assert all(actions.shape == (1, 7) for actions in made)
     ensemble, noise = AdaptiveEnsemble(WIDOWX), torch.Generator().manual_seed(0)
@@ -156,9 +155,9 @@ def test_with_an_ensemble_a_step_is_the_average_of_what_chunks_say_of_it(loaded)
 
 
 def test_an_ensemble_forgets_when_the_instruction_changes(loaded):
-    policy = CogACTPolicy(loaded, settings(execute=1, ensemble=WIDOWX))
+    policy = make(loaded, settings(execute=1, ensemble=WIDOWX))
     policy.step(observation())
-    fresh = CogACTPolicy(loaded, settings(execute=1, ensemble=WIDOWX))
+    fresh = make(loaded, settings(execute=1, ensemble=WIDOWX))
     fresh.step(observation(instruction="close the drawer"))
     other = "open the door"
     assert np.array_equal(
@@ -169,7 +168,7 @@ def test_an_ensemble_forgets_when_the_instruction_changes(loaded):
 
 @pytest.mark.parametrize("later_s, remembered", [(0.2, True), (0.39, True), (0.5, False), (-0.1, False)])
 def test_an_ensemble_forgets_what_was_said_before_a_pause(loaded, later_s, remembered):
-    policy, noise = CogACTPolicy(loaded, settings(execute=1, ensemble=WIDOWX)), torch.Generator().manual_seed(0)
+    policy, noise = make(loaded, settings(execute=1, ensemble=WIDOWX)), torch.Generator().manual_seed(0)
     policy.step(observation())
     second = policy.step(replace(observation(), stamp_s=12.5 + later_s)).chunk.actions
     sampled = [loaded.model.denoise(cognition(loaded, 0, "all"), torch.randn(1, 16, 7, generator=noise)) for _ in "ab"]
@@ -181,7 +180,7 @@ def test_the_head_stays_in_float32_beside_a_model_in_half_precision(run):
     half = cogact_checkpoint.load(run, dtype="bfloat16")
     assert half.model.vlm.embed.weight.dtype == torch.bfloat16
     assert all(p.dtype == torch.float32 for p in half.model.head.parameters())
-    assert np.isfinite(CogACTPolicy(half, settings()).step(observation()).chunk.actions).all()
+    assert np.isfinite(make(half, settings()).step(observation()).chunk.actions).all()
 
 
 @pytest.mark.parametrize(
@@ -195,12 +194,12 @@ def test_the_head_stays_in_float32_beside_a_model_in_half_precision(run):
 )
 def test_settings_that_do_not_fit_are_refused(loaded, wrong, text):
     with pytest.raises(ContractError, match=text):
-        CogACTPolicy(loaded, settings(**wrong))
+        make(loaded, settings(**wrong))
 
 
 def test_a_missing_camera_is_named(loaded):
     with pytest.raises(ContractError, match="needs camera front; the observation has wrist"):
-        CogACTPolicy(loaded, settings()).step(observation(camera="wrist"))
+        make(loaded, settings()).step(observation(camera="wrist"))
 
 
 def deployed(run, tmp_path, **told):
@@ -213,7 +212,7 @@ def deployed(run, tmp_path, **told):
 def test_a_deployed_run_is_a_policy_like_any_other(loaded, run, tmp_path):
     policy = deployed(run, tmp_path, layers=[0, 3], execute=4)
     result = policy.step(observation())
-    direct = CogACTPolicy(loaded, settings(), lambda tokens: Plan((1.0,) * 4, tuple(executed("ends"))))
+    direct = make(loaded, settings(), FixedPlan(executed("ends")))
     assert np.array_equal(result.chunk.actions, direct.step(observation()).chunk.actions)
     assert policy.budget == result.compute_share == 0.5 and policy.contract.action.execute == 4
 
@@ -306,8 +305,8 @@ def test_a_data_set_without_a_declared_convention_moves_nothing_until_one_is_nam
     edit_json(folder / "dataset_statistics.json", lambda body: {"my_kitchen": body["bridge_orig"]})
     mine = cogact_checkpoint.load(folder, dtype="float32")
     with pytest.raises(ContractError, match="'my_kitchen'.*Name the action space yourself"):
-        CogACTPolicy(mine, settings())
-    named = CogACTPolicy(mine, settings(convention=convention("product")))
+        make(mine, settings())
+    named = make(mine, settings(convention=convention("product")))
     assert named.step(observation()).chunk.actions.shape == (16, 7)
 
 

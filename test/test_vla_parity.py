@@ -24,7 +24,7 @@ def said() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def ours(hf_folder) -> checkpoint.OpenVLACheckpoint:  # noqa: F811
+def ours(hf_folder) -> checkpoint.VlaCheckpoint:  # noqa: F811
     return checkpoint.load(hf_folder, dtype="float32")
 
 
@@ -100,7 +100,7 @@ def test_towers_are_also_those_of_transformers():
             assert torch.allclose(tower(pixels), theirs[:, shape.prefix :], atol=1e-5)
 
 
-def inputs(loaded: checkpoint.OpenVLACheckpoint, case: int) -> tuple[torch.Tensor, torch.Tensor]:
+def inputs(loaded: checkpoint.VlaCheckpoint, case: int) -> tuple[torch.Tensor, torch.Tensor]:
     pixels = loaded.vision.pixels(reference.frames()[case])
     return pixels, torch.tensor([loaded.reader.action_prompt(reference.INSTRUCTIONS[case])])
 

@@ -18,7 +18,7 @@ from actdistill_ros.contract.preprocess import denormalise
 from actdistill_ros.policy import loading
 from actdistill_ros.policy.runtime import PolicyRuntime
 from actdistill_ros.policy.vla import checkpoint
-from actdistill_ros.policy.vla.deployment import VlaRuntime
+from actdistill_ros.policy.vla.policy import VlaPolicy
 
 TOLD = {"camera": "front", "frame": [48, 64], "period_s": 0.2, "dtype": "float32"}
 
@@ -64,7 +64,7 @@ def test_its_contract_names_camera_rate_and_the_largest_step(folder):
 def test_the_layers_it_is_deployed_with_run_and_no_other(folder):
     runtime = loading.load(tell(folder, layers=[0, 3]))
     called = []
-    for i, layer in enumerate(runtime._policy._checkpoint.model.vlm.decoder.layers):
+    for i, layer in enumerate(runtime._checkpoint.model.vlm.decoder.layers):
         layer.register_forward_hook(lambda *_, i=i: called.append(i))
     result = runtime.step(observation())
     assert called == [0, 3] * 7  # the prompt and six of the seven action words
@@ -136,4 +136,4 @@ def test_statistics_of_an_unknown_data_set_need_their_action_space_named(folder)
     edit_json(folder / "config.json", lambda c: c.update(norm_stats={"my_arm": c["norm_stats"]["bridge_orig"]}))
     with pytest.raises(ContractError, match="'my_arm' belong to is not known"):
         loading.load(folder)
-    assert isinstance(loading.load(tell(folder, action_space="product")), VlaRuntime)
+    assert isinstance(loading.load(tell(folder, action_space="product")), VlaPolicy)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from actdistill_ros.contract.chunk import ACTION_NAMES
@@ -77,6 +77,18 @@ class Contract:
     @property
     def active_statistics(self) -> Statistics:
         return self.statistics[self.statistics_key]
+
+    def executing(self, execute: int, whose: str) -> Contract:
+        """The same where another number of actions runs of each chunk. whose: for the error's text.
+
+        Raises ContractError if a chunk does not have as many.
+        """
+        chunk = self.action.chunk
+        if not 1 <= execute <= chunk:
+            raise ContractError(
+                f"{whose} makes chunks of {chunk} actions; execute {execute} is not one of 1 … {chunk}."
+            )
+        return replace(self, action=replace(self.action, execute=execute))
 
     def save(self, folder: Path) -> None:
         body = asdict(self)

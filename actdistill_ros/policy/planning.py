@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from actdistill_ros.policy.router import Router
+from actdistill_ros.policy import budgets
 
 Evidence = Callable[[], np.ndarray]  # (L,) float32, as `Router.evidence` has it
 
@@ -46,11 +46,11 @@ class FixedPlan:
 class RoutedPlan:
     """What the router chooses under a budget. Its scores are known before the first layer."""
 
-    def __init__(self, router: Router, budget: float) -> None:
+    def __init__(self, router: budgets.Budgeted, budget: float) -> None:
         """Raises ValueError if the budget is not within what the router was calibrated for."""
         self.budget = budget
-        calibrated, self._threshold = router.at(budget)
-        shift = router.shift(torch.full((1,), calibrated, device=router.place.device))  # (1, L)
+        calibrated, self._threshold = budgets.at(router, budget)
+        shift = budgets.shift(router, torch.full((1,), calibrated, device=router.place.device))  # (1, L)
         self._shift = shift[0].detach().cpu().numpy()  # (L,)
         self._always = router.always.tolist()
 

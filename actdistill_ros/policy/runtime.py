@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from actdistill_ros.contract.preprocess import denormalise, policy_view, state_v
 from actdistill_ros.policy import checkpoint
 from actdistill_ros.policy.engine import INSTRUCTIONS, Engine, Seen, best, to_input
 from actdistill_ros.policy.model import METRES_TO_UNITS, Policy
-from actdistill_ros.policy.planning import FixedPlan, Planner, RandomPlan, RoutedPlan
+from actdistill_ros.policy.planning import FixedPlan, Planner, RoutedPlan
 from actdistill_ros.policy.recent import RecentActions
 from actdistill_ros.policy.tokenizer import UNKNOWN, Tokenizer, words
 
@@ -84,13 +84,6 @@ class PolicyRuntime:
             raise ValueError(f"the plan names {len(plan)} layers, the decoder has {self._model.config.layers}")
         return self.with_planner(FixedPlan(plan))
 
-    def with_random_plans(self, budget: float, seed: int) -> PolicyRuntime:
-        """The same weights, layers drawn at random in each step. Raises ContractError if the budget cannot be met."""
-        try:
-            return self.with_planner(RandomPlan(self._model.config.layers, budget, seed))
-        except ValueError as error:
-            raise ContractError(f"{self.checkpoint_id}: {error}.") from error
-
     def with_planner(self, planner: Planner) -> PolicyRuntime:
         return self._like(planner, self._engine)
 
@@ -99,13 +92,7 @@ class PolicyRuntime:
 
         Raises ContractError if a chunk does not have as many.
         """
-        space = self.contract.action
-        if not 1 <= execute <= space.chunk:
-            raise ContractError(
-                f"{self.checkpoint_id} makes chunks of {space.chunk} actions; execute {execute} is not one of 1 … "
-                f"{space.chunk}."
-            )
-        contract = replace(self.contract, action=replace(space, execute=execute))
+        contract = self.contract.executing(execute, self.checkpoint_id)
         return PolicyRuntime(self._model, contract, self.checkpoint_id, self._device, self._planner, self._engine)
 
     def with_engine(self, engine: Engine) -> PolicyRuntime:

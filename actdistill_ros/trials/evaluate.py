@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,8 +43,8 @@ class Order:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One episode. first_mm: how far off the first look placed the block that mattered; frequency: share of the steps
-    in which each layer ran; phases: of each step, with the share of the decoder it ran; frames: front camera, of failures
+    """One episode. first_mm: how far off the first look placed the block that mattered, None if the policy places none;
+    frequency: share of the steps in which each layer ran; phases: of each step, with the share of the decoder it ran; frames: front camera, of failures
     only."""
 
     number: int
@@ -53,7 +53,7 @@ class Outcome:
     instruction: str
     success: bool
     steps: int
-    first_mm: float
+    first_mm: float | None
     step_ms: tuple[float, ...]
     decoder_ms: tuple[float, ...]
     router_ms: tuple[float, ...]
@@ -87,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="router (default; all layers where there is none), random (drawn anew in each step, within --budget), "
         "or the layers to run: 0,1,2,11",
     )
-    parser.add_argument("--workers", type=int, help="processes (default: one per core)")
+    parser.add_argument("--workers", type=int, help="processes (default: one per core; one for a published model)")
     parser.add_argument("--threads", type=int, default=1, help="torch threads of each worker")
     parser.add_argument("--json", type=Path, help="write what was measured to this file")
     parser.add_argument("--video", type=Path, help=f"film of the first {FILM_LIMIT} failures")
@@ -105,20 +105,21 @@ def run(args: argparse.Namespace) -> int:
         return command.run(args)
     args.episodes = EPISODES if args.episodes is None else args.episodes
     args.seed = SEED if args.seed is None else args.seed
-    args.workers = args.workers or os.cpu_count() or 1
     return tabletop(args)
 
 
 def tabletop(args: argparse.Namespace) -> int:
-    from actdistill_ros.policy.runtime import PolicyRuntime
+    from actdistill_ros.policy.vla import deployment, layout
 
     if args.episodes < 1:
         raise ContractError(f"--episodes is {args.episodes}, expected at least 1")
     check(args.suite, args.task)
+    published = layout.is_vla(args.checkpoint)
+    # Each worker has its own copy of the weights.
+    args.workers = args.workers or (1 if published else os.cpu_count()) or 1
+    args.dtype = deployment.read(args.checkpoint).dtype if published else "float32"
     # An error here is one sentence; in a worker it would be a page.
-    runtime = planned(PolicyRuntime.load(args.checkpoint), args.budget, args.plan, 0)
-    if args.execute:
-        runtime.with_execute(args.execute)
+    planned(_loaded(args.checkpoint, args.execute), args.budget, args.plan, 0)
     tasks = (args.task,) if args.task else TASKS
     episodes = [(i, tasks[i % len(tasks)], args.seed + i) for i in range(args.episodes)]
     outcomes = sorted(_all(args, episodes), key=lambda outcome: outcome.number)
@@ -181,14 +182,11 @@ def _work(order: Order, queue) -> None:
     import cv2
     import torch
 
-    from actdistill_ros.policy.runtime import PolicyRuntime
     from actdistill_ros.sim.env import TabletopEnv
 
     cv2.setNumThreads(1)
     torch.set_num_threads(order.threads)
-    runtime, env = PolicyRuntime.load(order.checkpoint), TabletopEnv()
-    if order.execute:
-        runtime = runtime.with_execute(order.execute)
+    runtime, env = _loaded(order.checkpoint, order.execute), TabletopEnv()
     for number, task, seed in order.episodes:
         if not multiprocessing.parent_process().is_alive():
             return  # killed without a word: a worker must not go on for nobody
@@ -196,14 +194,49 @@ def _work(order: Order, queue) -> None:
     env.close()
 
 
+def _loaded(folder: Path, execute: int | None):
+    """Raises ContractError if the checkpoint is none, or was made for another world than the tabletop."""
+    import torch
+
+    from actdistill_ros.policy import loading
+    from actdistill_ros.policy.vla import layout as vla
+    from actdistill_ros.sim import env, layout
+
+    runtime = loading.load(folder, "cuda" if vla.is_vla(folder) and torch.cuda.is_available() else "cpu")
+    period_s, cameras = runtime.contract.action.period_s, runtime.contract.cameras
+    shown = {name: (layout.FRAME_PIXELS,) * 2 for name in layout.CAMERAS}
+    seen = {camera.name: (camera.source_height, camera.source_width) for camera in cameras}
+    if abs(period_s - env.PERIOD_S) > 1e-6 or not seen.items() <= shown.items():
+        raise ContractError(
+            f"{runtime.checkpoint_id} is for an action each {period_s:g} s and cameras {_named(seen)}; the tabletop has "
+            f"{env.PERIOD_S:g} s and {_named(shown)}. Judge it on what it was made for, or train it on data of this world."
+        )
+    return runtime.with_execute(execute) if execute else runtime
+
+
+def _named(cameras: Mapping[str, tuple[int, int]]) -> str:
+    return ", ".join(f"{name} of {height} × {width}" for name, (height, width) in cameras.items())
+
+
 def planned(runtime, budget: float | None, plan: str, seed: int):
     """The runtime as `--budget` and `--plan` ask for it. Raises ContractError if the checkpoint cannot do that."""
+    from actdistill_ros.policy.planning import FixedPlan, RandomPlan
+
+    if plan == "router":
+        runtime.set_budget(budget)
+        return runtime
     if plan == "random":
-        return runtime.with_random_plans(runtime.budget if budget is None else budget, seed)
-    if plan != "router":
-        return runtime.with_plan(_layers(plan, runtime.layers))
-    runtime.set_budget(budget)
-    return runtime
+        try:
+            return runtime.with_planner(RandomPlan(runtime.layers, runtime.budget if budget is None else budget, seed))
+        except ValueError as error:
+            raise ContractError(f"{runtime.checkpoint_id}: {error}.") from error
+    fixed = FixedPlan(_layers(plan, runtime.layers))
+    if budget is not None and abs(budget - fixed.budget) > 1e-3:
+        raise ContractError(
+            f"--plan {plan} runs {fixed.budget:.3g} of the decoder in every step; --budget {budget:g} cannot be met. Leave "
+            "out one of the two."
+        )
+    return runtime.with_planner(fixed)
 
 
 def _layers(plan: str, total: int) -> list[bool]:
@@ -217,11 +250,9 @@ def _layers(plan: str, total: int) -> list[bool]:
 
 def episode(env, runtime, order: Order, number: int, task: str, seed: int) -> Outcome:
     """One closed loop: look, infer, run the chunk's first actions, look again."""
-    from actdistill_ros.data.rollout import aux_targets
-
     runtime.reset()
     observation = env.reset(order.suite, task, seed, order.held_out)
-    first_mm = float(np.linalg.norm((runtime.locate(observation) - aux_targets(env))[BLOCK_PLACE]) * 1e3)
+    first_mm = _first_look_mm(env, runtime, observation)
     execute = runtime.contract.action.execute
     frames, results, phases, success = [], [], [], False
     while not success and env.steps < env.stage.task.max_steps:
@@ -253,6 +284,15 @@ def episode(env, runtime, order: Order, number: int, task: str, seed: int) -> Ou
     )
 
 
+def _first_look_mm(env, runtime, observation) -> float | None:
+    from actdistill_ros.data.rollout import aux_targets
+    from actdistill_ros.policy.runtime import PolicyRuntime
+
+    if not isinstance(runtime, PolicyRuntime):
+        return None  # a published model was never asked where things are
+    return float(np.linalg.norm((runtime.locate(observation) - aux_targets(env))[BLOCK_PLACE]) * 1e3)
+
+
 def phase(env, actions: np.ndarray) -> str:
     """What a step is about: approach, grasp, carry or release, by what the gripper holds and is told; or push.
 
@@ -273,6 +313,7 @@ def report(outcomes: Sequence[Outcome], args: argparse.Namespace) -> dict:
     """The JSON body."""
     successes = [int(o.success) for o in outcomes]
     frequency = np.mean([o.frequency for o in outcomes], axis=0)
+    looks = [o.first_mm for o in outcomes if o.first_mm is not None]
     return {
         **machine(),
         "checkpoint": str(args.checkpoint),
@@ -295,10 +336,10 @@ def report(outcomes: Sequence[Outcome], args: argparse.Namespace) -> dict:
         "decoder_ms": _percentiles([t for o in outcomes for t in o.decoder_ms]),
         "router_ms": _percentiles([t for o in outcomes for t in o.router_ms]),
         "step_ms": _percentiles([t for o in outcomes for t in o.step_ms]),
-        "first_look_mm": _percentiles([o.first_mm for o in outcomes]),
+        "first_look_mm": _percentiles(looks) if looks else None,
         "outcomes": successes,
         "failures": [{"task": o.task, "seed": o.seed, "instruction": o.instruction} for o in outcomes if not o.success],
-        "dtype": "float32",
+        "dtype": args.dtype,
         "threads": args.threads,
         "workers": args.workers,
     }
@@ -335,9 +376,10 @@ def table(body: dict) -> str:
             f"{name:<8}{100 * rates['success_rate']:>7.1f} %{rates['episodes']:>10}{interval:>18}{rates['mean_steps']:>8.1f}"
         )
     look, step, decoder = body["first_look_mm"], body["step_ms"], body["decoder_ms"]
+    first = f"first look {look['p50']:.1f} mm (p95 {look['p95']:.1f}); " if look else ""
     lines.append(
-        f"first look {look['p50']:.1f} mm (p95 {look['p95']:.1f}); step {step['p50']:.1f} ms (p95 {step['p95']:.1f}), decoder "
-        f"{decoder['p50']:.1f} ms (p95 {decoder['p95']:.1f}); {body['workers']} workers × {body['threads']} threads"
+        f"{first}step {step['p50']:.1f} ms (p95 {step['p95']:.1f}), decoder {decoder['p50']:.1f} ms (p95 "
+        f"{decoder['p95']:.1f}); {body['workers']} workers × {body['threads']} threads"
     )
     return "\n".join(lines)
 

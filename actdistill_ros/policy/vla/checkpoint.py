@@ -1,4 +1,5 @@
-"""An OpenVLA checkpoint with all that it takes to act: weights, words, pixels and units; refused as a whole or loaded."""
+"""A published VLA with all that it takes to act: weights, words, pixels and units; OpenVLA's is read here, refused as a
+whole or loaded."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from actdistill_ros.contract.contract import ContractError, Statistics
 from actdistill_ros.policy.vla import images, layout, statistics, weights
+from actdistill_ros.policy.vla.cogact import CogACT
 from actdistill_ros.policy.vla.images import VisionInput
 from actdistill_ros.policy.vla.layout import Layout
 from actdistill_ros.policy.vla.openvla import OpenVLA, unfilled
@@ -20,13 +22,14 @@ _SAMPLES, _SAMPLE_BYTES = 64, 1 << 16
 
 
 @dataclass(frozen=True)
-class OpenVLACheckpoint:
-    """statistics: of all datasets that it was trained on; statistics_key: the one that its actions are read with."""
+class VlaCheckpoint:
+    """bins: the words that are actions; None for a model whose actions are not words. statistics: of all datasets that it
+    was trained on; statistics_key: the one that its actions are read with."""
 
-    model: OpenVLA
+    model: OpenVLA | CogACT
     reader: PromptReader
     vision: VisionInput
-    bins: ActionBins
+    bins: ActionBins | None
     statistics: Mapping[str, Statistics]
     statistics_key: str
     identity: str
@@ -44,7 +47,7 @@ def load(
     crop_area: float = 1.0,
     tokenizer: Path | None = None,
     available: int | None = None,
-) -> OpenVLACheckpoint:
+) -> VlaCheckpoint:
     """path: a Hugging Face folder, a Prismatic run's folder or its `.pt`. tokenizer: another tokenizer.json than the
     folder's. available: free memory [bytes]; None asks the device.
 
@@ -52,19 +55,30 @@ def load(
     read. Raises ContractError for anything that is not right.
     """
     made = layout.read(path)
-    dtype_ = weights.dtype_of(dtype)
-    known = statistics.read(made.folder, made.config)
-    key = statistics.choose(known, statistics_key, made.folder)
-    check_dimensions(known[key], key, made.folder)
-    vision = images.read(made.folder, made.shape.image_size, crop_area)
-    reader = PromptReader.load(tokenizer or made.folder / TOKENIZER, made.vocabulary, made.shape.rows)
-    source = open_source(made)
+    dtype_, source = weights.dtype_of(dtype), open_source(made)
+    beside = read_beside(made, source, statistics_key, crop_area, tokenizer)
     model = unfilled(made.shape, device)
     weights.check(model, made.shape, source)
     weights.check_memory(model, dtype_, device, available)
     weights.fill(model, source, dtype_, device)
-    bins = ActionBins(made.vocabulary, made.bins)
-    return OpenVLACheckpoint(model, reader, vision, bins, known, key, identity(made.folder, source))
+    return VlaCheckpoint(model=model, bins=ActionBins(made.vocabulary, made.bins), **beside)
+
+
+def read_beside(
+    made: Layout, source: TensorSource, statistics_key: str | None, crop_area: float, tokenizer: Path | None
+) -> dict:
+    """What a checkpoint has beside its model: `VlaCheckpoint`'s other fields but `bins`. See `load` for the arguments and
+    what is raised."""
+    known = statistics.read(made.folder, made.config)
+    key = statistics.choose(known, statistics_key, made.folder)
+    check_dimensions(known[key], key, made.folder)
+    return {
+        "reader": PromptReader.load(tokenizer or made.folder / TOKENIZER, made.vocabulary, made.shape.rows),
+        "vision": images.read(made.folder, made.shape.image_size, crop_area),
+        "statistics": known,
+        "statistics_key": key,
+        "identity": identity(made.folder, source),
+    }
 
 
 def open_source(made: Layout) -> TensorSource:

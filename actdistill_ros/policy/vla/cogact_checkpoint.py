@@ -4,39 +4,28 @@ refused as a whole or loaded."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from actdistill_ros.contract.contract import ContractError, Statistics
-from actdistill_ros.policy.vla import checkpoint, images, layout, statistics, weights
+from actdistill_ros.contract.contract import ContractError
+from actdistill_ros.policy.vla import checkpoint, layout, weights
+from actdistill_ros.policy.vla.checkpoint import VlaCheckpoint
 from actdistill_ros.policy.vla.cogact import CogACT
 from actdistill_ros.policy.vla.dit import SIZES, DiT, DiTShape
-from actdistill_ros.policy.vla.images import VisionInput
+from actdistill_ros.policy.vla.layout import Layout
 from actdistill_ros.policy.vla.openvla import unfilled
 from actdistill_ros.policy.vla.sources import PrismaticFile
-from actdistill_ros.policy.vla.tokens import TOKENIZER, PromptReader
 
 HEAD, AVERAGED = "action_model", "ema_diffusion"  # parts of the file beside the vision-language model's
 NET = "net."  # what its tensors are named after there
 
 
-@dataclass(frozen=True)
-class CogACTCheckpoint:
-    """statistics: of all datasets that it was trained on; statistics_key: the one that its actions are read with."""
-
-    model: CogACT
-    reader: PromptReader
-    vision: VisionInput
-    statistics: Mapping[str, Statistics]
-    statistics_key: str
-    identity: str
-
-    @property
-    def active_statistics(self) -> Statistics:
-        return self.statistics[self.statistics_key]
+def is_cogact(made: Layout) -> bool:
+    """Whether the run's file holds more than a vision-language model. Raises ContractError if it cannot be read."""
+    return made.prismatic is not None and bool(PrismaticFile(made.prismatic).others)
 
 
 def load(
@@ -47,12 +36,13 @@ def load(
     head: str | None = None,
     tokenizer: Path | None = None,
     available: int | None = None,
-) -> CogACTCheckpoint:
+    crop_area: float = 1.0,
+) -> VlaCheckpoint:
     """path: a run's folder (config.json, dataset_statistics.json, checkpoints/NAME.pt) or that `.pt`.
 
     dtype: of the vision-language model. head: the size that it must have, one of `SIZES`; None takes the file's.
     tokenizer: Llama-2's tokenizer.json, which runs do not hold; None looks for it in the folder. available: free
-    memory [bytes]; None asks the device.
+    memory [bytes]; None asks the device. crop_area: see `VisionInput`.
 
     Statistics, words, every tensor's name and shape, and the memory are checked before the first weight is read.
     Raises ContractError for anything that is not right.
@@ -63,13 +53,8 @@ def load(
             f"{made.folder} has no checkpoints/NAME.pt; CogACT is published as a run with config.json, "
             "dataset_statistics.json and one such file. A folder of safetensors is OpenVLA's."
         )
-    dtype_ = weights.dtype_of(dtype)
-    known = statistics.read(made.folder, made.config)
-    key = statistics.choose(known, statistics_key, made.folder)
-    checkpoint.check_dimensions(known[key], key, made.folder)
-    vision = images.read(made.folder, made.shape.image_size)
-    reader = PromptReader.load(tokenizer or made.folder / TOKENIZER, made.vocabulary, made.shape.rows)
-    source = PrismaticFile(made.prismatic)
+    dtype_, source = weights.dtype_of(dtype), PrismaticFile(made.prismatic)
+    beside = checkpoint.read_beside(made, source, statistics_key, crop_area, tokenizer)
     network = _unfilled_head(source, made.shape.decoder.width, head)
     speaking = unfilled(made.shape, device)  # the file holds a token head too; it is checked, and left there
     weights.check(speaking, made.shape, source)
@@ -77,8 +62,7 @@ def load(
     _check_memory(vlm, network, dtype_, device, available)
     weights.fill(vlm, source, dtype_, device)
     _fill_head(network, source, device)
-    model = CogACT(speaking.vlm, network).eval()
-    return CogACTCheckpoint(model, reader, vision, known, key, checkpoint.identity(made.folder, source))
+    return VlaCheckpoint(model=CogACT(speaking.vlm, network).eval(), bins=None, **beside)
 
 
 def _unfilled_head(source: PrismaticFile, cognition: int, wanted: str | None) -> DiT:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from actdistill_ros.contract.action_spaces.known import convention
-from actdistill_ros.contract.contract import Contract, ContractError
-from actdistill_ros.contract.observation import Observation
-from actdistill_ros.policy.planning import Plan
-from actdistill_ros.policy.runtime import StepResult
-from actdistill_ros.policy.vla import checkpoint, cogact_checkpoint, layout
-from actdistill_ros.policy.vla.cogact_policy import CogACTPolicy, CogACTSettings
+from actdistill_ros.contract.contract import ContractError
+from actdistill_ros.policy.planning import FixedPlan, Planner, RoutedPlan
+from actdistill_ros.policy.vla import (
+    checkpoint,
+    cogact_checkpoint,
+    cogact_policy,
+    layout,
+    openvla_policy,
+    student_folder,
+)
+from actdistill_ros.policy.vla.cogact_policy import CogACTSettings
 from actdistill_ros.policy.vla.ensemble import EnsembleSettings
-from actdistill_ros.policy.vla.openvla_policy import OpenVLAPolicy, OpenVLASettings
-from actdistill_ros.policy.vla.sources import PrismaticFile
+from actdistill_ros.policy.vla.layout import ROUTER, Layout
+from actdistill_ros.policy.vla.openvla_policy import OpenVLASettings
+from actdistill_ros.policy.vla.policy import VlaPolicy
+from actdistill_ros.policy.vla.router import VlaRouter
 
-FILE = "deployment.json"
+FILE = layout.DEPLOYMENT
 _EXAMPLE = '{"camera": "front", "frame": [480, 640], "period_s": 0.2, "statistics": "bridge_orig"}'
 
 
@@ -43,58 +49,24 @@ class Deployment:
     ensemble: int | None = None
 
 
-class VlaRuntime:
-    """A published VLA as the inference node runs it. Used from one thread at a time."""
-
-    def __init__(self, policy: OpenVLAPolicy | CogACTPolicy, budget: float) -> None:
-        self._policy, self.budget = policy, budget
-
-    @property
-    def contract(self) -> Contract:
-        return self._policy.contract
-
-    @property
-    def checkpoint_id(self) -> str:
-        return self._policy.checkpoint_id
-
-    def step(self, observation: Observation) -> StepResult:
-        return self._policy.step(observation)
-
-    def reset(self) -> None:
-        """Another episode begins; OpenVLA keeps nothing of one."""
-        if isinstance(self._policy, CogACTPolicy):
-            self._policy.reset()
-
-    def set_budget(self, budget: float | None) -> None:
-        """None: what it was deployed with. Raises ContractError for any other: it runs the same layers in each step."""
-        if budget is not None and abs(budget - self.budget) > 1e-3:
-            raise ContractError(
-                f"{self.checkpoint_id} runs the same {self.budget:.3g} of its decoder in every step; budget {budget:g} "
-                f"cannot be met. Set layers in {FILE}."
-            )
-
-    def unseen(self, instruction: str) -> list[str]:
-        """Nothing: what it was trained on is not listed in its files."""
-        return []
-
-
-def load(folder: Path, device: str = "cpu") -> VlaRuntime:
-    """Raises ContractError if the folder is not a whole checkpoint with a fitting deployment.json."""
+def load(folder: Path, device: str = "cpu") -> VlaPolicy:
+    """Raises ContractError if the folder is not a whole checkpoint with a fitting deployment.json and, if it has one, a
+    fitting router."""
     made, told = layout.read(folder), read(folder)
-    plan, budget = _plan(told.layers, made.shape.decoder.layers, folder)
+    planner, router = _plans(made, told, device)
     space = convention(told.action_space) if told.action_space else None
-    if made.prismatic and PrismaticFile(made.prismatic).others:
+    if cogact_checkpoint.is_cogact(made):
         averaged = EnsembleSettings(told.ensemble) if told.ensemble else None
         settings = CogACTSettings(told.camera, told.frame, told.period_s, told.execute, space, averaged)
-        run = cogact_checkpoint.load(folder, told.statistics, told.dtype, device)
-        return VlaRuntime(CogACTPolicy(run, settings, lambda tokens: plan, budget), budget)
+        run = cogact_checkpoint.load(folder, told.statistics, told.dtype, device, crop_area=told.crop_area)
+        return cogact_policy.make(run, settings, planner, router)
     if told.execute != 1 or told.ensemble:
         raise ContractError(
             f"{folder / FILE}: OpenVLA makes one action per step; leave out execute and ensemble, or set execute to 1."
         )
     loaded = checkpoint.load(folder, told.statistics, told.dtype, device, told.crop_area)
     settings = OpenVLASettings(told.camera, told.frame, told.period_s, space)
-    return VlaRuntime(OpenVLAPolicy(loaded, settings, lambda tokens: plan, budget), budget)
+    return openvla_policy.make(loaded, settings, planner, router)
 
 
 def read(folder: Path) -> Deployment:
@@ -123,11 +95,20 @@ def read(folder: Path) -> Deployment:
     return told
 
 
-def _plan(layers: Sequence[int] | None, depth: int, folder: Path) -> tuple[Plan, float]:
-    chosen = set(range(depth) if layers is None else layers)
+def _plans(made: Layout, told: Deployment, device: str) -> tuple[Planner, VlaRouter | None]:
+    """What chooses the layers of a step: the router if the folder has one, else the deployment."""
+    path, depth = made.folder / FILE, made.shape.decoder.layers
+    routed = student_folder.load(made.folder, made.shape, device)
+    if routed and told.layers is not None:
+        raise ContractError(
+            f"{path} fixes layers {list(told.layers)}, and {made.folder / ROUTER} chooses them in each step. Take layers "
+            "out of the one, or the router's files out of the folder."
+        )
+    if routed:
+        return RoutedPlan(*routed), routed[0]
+    chosen = set(range(depth) if told.layers is None else told.layers)
     if not chosen or not chosen <= set(range(depth)):
         raise ContractError(
-            f"{folder / FILE}: layers {sorted(chosen)}; expected one or more of 0 … {depth - 1}, which the decoder has."
+            f"{path}: layers {sorted(chosen)}; expected one or more of 0 … {depth - 1}, which the decoder has."
         )
-    executed = tuple(i in chosen for i in range(depth))
-    return Plan(tuple(map(float, executed)), executed), len(chosen) / depth
+    return FixedPlan([i in chosen for i in range(depth)]), None

@@ -13,6 +13,7 @@ from actdistill_ros.policy.vla.openvla import LLAMA2_7B, PrismaticShape
 from actdistill_ros.policy.vla.vision import TOWERS, TowerShape
 
 CONFIG = "config.json"
+DEPLOYMENT = "deployment.json"  # what a robot is told of it
 ROUTER, ROUTER_CONFIG = "router.safetensors", "router.json"  # of a distilled model, beside its weights
 PADDED_TO = 64
 # Prismatic's runs take Llama-2's own config, which the converted folders do not repeat.

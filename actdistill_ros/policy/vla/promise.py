@@ -2,35 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
 
 from actdistill_ros.contract.action_spaces.convention import Convention
+from actdistill_ros.contract.action_spaces.known import of_statistics
 from actdistill_ros.contract.action_spaces.parts import Reference
 from actdistill_ros.contract.chunk import ROTATION, TRANSLATION
-from actdistill_ros.contract.contract import ActionSpace, CameraSpec, Contract, Statistics
+from actdistill_ros.contract.contract import ActionSpace, CameraSpec, Contract, ContractError, Statistics
+from actdistill_ros.policy.vla.checkpoint import VlaCheckpoint
 
 
-def contract(
-    statistics: Mapping[str, Statistics],
-    key: str,
-    convention: Convention,
-    camera: CameraSpec,
-    period_s: float,
-    chunk: int = 1,
-    execute: int = 1,
-) -> Contract:
-    """key: the statistics that actions are read with; convention: what they are then. No state is read."""
-    metres, radians = largest_step(statistics[key], convention)
-    return Contract(
+class Settings(Protocol):
+    """What a policy's settings have in common; see `OpenVLASettings`."""
+
+    @property
+    def camera(self) -> str: ...
+
+    @property
+    def frame(self) -> tuple[int, int]: ...
+
+    @property
+    def period_s(self) -> float: ...
+
+    @property
+    def convention(self) -> Convention | None: ...
+
+
+def of(checkpoint: VlaCheckpoint, settings: Settings, chunk: int = 1) -> tuple[Convention, Contract]:
+    """What the checkpoint's actions are, and what it promises; one action of a chunk runs, and no state is read.
+
+    Raises ContractError if the settings cannot be right, or if it is not known what the actions are.
+    """
+    if not settings.period_s > 0:
+        raise ContractError(f"period_s is {settings.period_s}, expected seconds between two actions, above 0.")
+    key = checkpoint.statistics_key
+    convention = settings.convention or of_statistics(key)
+    metres, radians = largest_step(checkpoint.active_statistics, convention)
+    promised = Contract(
         robot=key,
-        cameras=(camera,),
-        action=ActionSpace(period_s, chunk, execute, metres, radians),
-        statistics=statistics,
+        cameras=(CameraSpec(settings.camera, checkpoint.vision.size, *settings.frame),),
+        action=ActionSpace(settings.period_s, chunk, 1, metres, radians),
+        statistics=checkpoint.statistics,
         statistics_key=key,
         state=(),
     )
+    return convention, promised
 
 
 def largest_step(statistics: Statistics, convention: Convention) -> tuple[float, float]:

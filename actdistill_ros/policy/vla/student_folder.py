@@ -14,15 +14,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from actdistill_ros.contract.contract import ContractError
+from actdistill_ros.policy.budgets import LOWEST_BUDGET
 from actdistill_ros.policy.vla import checkpoint, cogact_checkpoint, layout, weights
-from actdistill_ros.policy.vla.layout import CONFIG, ROUTER, ROUTER_CONFIG, Layout
+from actdistill_ros.policy.vla.layout import CONFIG, DEPLOYMENT, ROUTER, ROUTER_CONFIG, Layout
 from actdistill_ros.policy.vla.openvla import PrismaticShape
 from actdistill_ros.policy.vla.router import VlaRouter
 from actdistill_ros.policy.vla.sources import INDEX, Stored, TensorSource, row_slices
 from actdistill_ros.policy.vla.tensor_files import write_prismatic, write_safetensors, write_shards
 
 FORMAT = 1
-DEPLOYMENT = "deployment.json"
 _CARRIED = (
     "*.json",
     "*.model",
@@ -124,6 +124,8 @@ def _described(path: Path, shape: PrismaticShape) -> tuple[VlaRouter, float]:
         if isinstance(error, ContractError):
             raise
         raise ContractError(f"{path} does not describe a router ({error!r}); copy the folder again.") from error
+    if not LOWEST_BUDGET <= budget <= 1.0:
+        raise ContractError(f"{path}: budget {budget:g} is not in {LOWEST_BUDGET} … 1; copy the folder again.")
     for name, needed in (("layers", shape.decoder.layers), ("patches", shape.dino.patches)):
         if said[name] != needed:
             raise ContractError(

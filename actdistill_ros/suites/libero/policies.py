@@ -86,6 +86,7 @@ def load(args: argparse.Namespace) -> SuitePolicy:
     torch.set_num_threads(args.threads)
     torch.manual_seed(seed)
     if layout.is_vla(args.checkpoint):
-        return RuntimePolicy(vla.load(args.checkpoint, args.suite, args.plan, args.budget), preprocess.view)
-    runtime = planned(PolicyRuntime.load(args.checkpoint), args.budget, args.plan, seed)
-    return RuntimePolicy(runtime, preprocess.turn)
+        runtime, prepare = vla.load(args.checkpoint, args.suite), preprocess.view
+    else:
+        runtime, prepare = PolicyRuntime.load(args.checkpoint), preprocess.turn
+    return RuntimePolicy(planned(runtime, args.budget, args.plan, seed), prepare)
