@@ -63,15 +63,19 @@ class OpenVLA(nn.Module):
         return self.lm_head(self.vlm.decoder(self.vlm.embed_inputs(pixels, ids), None, plan))
 
     @torch.no_grad()
-    def speak(self, tokens: Tensor, plan: Sequence[bool], count: int) -> tuple[int, ...]:
+    def words(self, tokens: Tensor, plan: Sequence[bool], count: int) -> Tensor:
         """The `count` most likely words after tokens (1, N, D), each chosen before the next; the prompt's plan holds
-        for all of them."""
+        for all of them. Their ids, (1, count), are not read back, so that all of it can be captured."""
         hidden, cache = self.vlm.decoder.prefill(tokens, None, plan)  # (1, N, D)
         said = [self._likeliest(hidden[:, -1:])]
         while len(said) < count:
             hidden = self.vlm.decoder.decode(self.vlm.embed(said[-1]), cache)  # (1, 1, D)
             said.append(self._likeliest(hidden))
-        return tuple(torch.cat(said, dim=1)[0].tolist())  # the only time that the ids are read back
+        return torch.cat(said, dim=1)
+
+    def speak(self, tokens: Tensor, plan: Sequence[bool], count: int) -> tuple[int, ...]:
+        """The same words, read back."""
+        return tuple(self.words(tokens, plan, count)[0].tolist())
 
     def _likeliest(self, hidden: Tensor) -> Tensor:
         """(1, 1, D) to the id (1, 1)."""
