@@ -169,12 +169,17 @@ def plan(
         NodeSpec("monitor_node", "monitor_node",
                  {"camera": cameras[0], "autostart": autostart, **({"record": record} if record else {})}),
     ]  # fmt: skip
+    return Graph((*nodes, *teleop, *picture), namespace, value["log_level"], folder, middleware(environment),
+                 (*notes, *teleop_notes))  # fmt: skip
+
+
+def middleware(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Variables of the ROS middleware that the user did not set, for every process that this package starts."""
     defaults = {
-        "FASTDDS_DEFAULT_PROFILES_FILE": str(base / "config" / "fastdds_profile.xml"),
+        "FASTDDS_DEFAULT_PROFILES_FILE": str(share() / "config" / "fastdds_profile.xml"),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
     }
-    missing = {name: text for name, text in defaults.items() if not environment.get(name)}
-    return Graph((*nodes, *teleop, *picture), namespace, value["log_level"], folder, missing, (*notes, *teleop_notes))
+    return {name: text for name, text in defaults.items() if not environment.get(name)}
 
 
 def mistyped(given: Iterable[str]) -> tuple[str, ...]:

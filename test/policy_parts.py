@@ -6,11 +6,13 @@ from pathlib import Path
 
 import torch
 from std_msgs.msg import Header
+from std_srvs.srv import Trigger
 
 from actdistill_ros.contract.contract import ActionSpace, CameraSpec, Contract, Statistics
 from actdistill_ros.msg import ActionChunk, ArmState
 from actdistill_ros.nodes import qos
 from actdistill_ros.nodes.stamps import to_stamp
+from actdistill_ros.nodes.stopping import POLICY_STOP
 from actdistill_ros.policy import checkpoint
 from actdistill_ros.policy.config import PolicyConfig, RouterConfig
 from actdistill_ros.policy.model import Policy
@@ -60,6 +62,7 @@ class PlayedArm:
         self._left = 0
         self._topic = node.create_publisher(ArmState, "arm/state", qos.STATE)
         node.create_service(SetMode, "arm/set_mode", self._on_mode)
+        node.create_service(Trigger, POLICY_STOP, self._on_stop)
         node.create_subscription(ActionChunk, "policy/chunk", self._on_chunk, qos.STATE)
         node.create_timer(0.01, self._report)
 
@@ -70,6 +73,13 @@ class PlayedArm:
             self.become(request.mode, "asked for")
         else:
             response.message = "the arm has faults"
+        return response
+
+    def _on_stop(self, request, response):
+        response.success = self.state.source == "policy"
+        if response.success:
+            self.asked.append(ArmState.HOLD)
+            self.become(ArmState.HOLD, "asked to hold")
         return response
 
     def become(self, mode: int, reason: str) -> None:

@@ -239,6 +239,14 @@ def test_an_empty_trajectory_stops_one(robot):
     assert robot.stands_still()
 
 
+def test_an_empty_trajectory_leaves_a_limp_arm_limp(robot):
+    assert robot.set_mode(ArmState.IDLE).success
+    trajectory(robot)
+    first = len(robot.states)
+    robot.ros.until(lambda: len(robot.states) > first + 25, "half a second of states")
+    assert {state.mode for state in robot.states[first:]} == {ArmState.IDLE}
+
+
 def test_a_trajectory_that_lacks_a_joint_or_comes_in_policy_mode_moves_nothing(robot, capfd):
     trajectory(robot, HOME_Q + 0.05)
     trajectory(robot, HOME_Q[:5], names=JOINT_NAMES[:5])

@@ -69,13 +69,18 @@ class DriverLoop:
 
     def rest(self) -> None:
         """Bring a moving arm to a hold, then damp it; an emergency stop stays one."""
-        with self._lock:
-            moving = self._driver.state().mode not in LIMP
-            if moving:
-                self._driver.set_mode(Mode.HOLD)
-        if moving:
+        if not self.halt():
             self._stopping.wait(REST_S)
             self.set_mode(Mode.IDLE)
+
+    def halt(self, source: str = "") -> str:
+        """Hold an arm that is under power, and with `source` only one that this source has. A limp arm stays limp:
+        whoever asks may not know yet that somebody let it go. Returns why not; empty if it holds."""
+        with self._lock:
+            state = self._driver.state()
+            if state.mode in LIMP or source not in ("", state.source):
+                return f"nothing to stop: the mode is {state.mode.name} ({state.reason})"
+            return self._driver.set_mode(Mode.HOLD)
 
     def offer(self, chunk: Chunk) -> str:
         with self._lock:

@@ -24,6 +24,7 @@ from actdistill_ros.nodes import arm_diagnostics, arm_messages, lifecycle, punct
 from actdistill_ros.nodes.homing import Homing
 from actdistill_ros.nodes.operator_topics import OperatorTopics
 from actdistill_ros.nodes.parameters import Setting, declare, value
+from actdistill_ros.nodes.stopping import Stopping
 from actdistill_ros.srv import SetMode
 
 try:
@@ -117,7 +118,7 @@ class ArmDriverNode(LifecycleNode):
                 other = f"{others[0].node_namespace.rstrip('/')}/{others[0].node_name}"
                 raise ArmError(
                     f"{other} publishes {self.resolve_topic_name('arm/state')} already: one driver per namespace. Stop it "
-                    "(a killed one is forgotten after 20 s) or start this one with another namespace"
+                    "(a killed one is forgotten after 20 s at most) or start this one with another namespace"
                 )
             if time.monotonic() > until:
                 return
@@ -145,6 +146,7 @@ class ArmDriverNode(LifecycleNode):
         self._parts = [
             (OperatorTopics.destroy, operator),
             (Homing.destroy, Homing(self, self._loop, lambda: self._active)),
+            (Stopping.destroy, Stopping(self, self._loop)),
             (self.destroy_timer, self.create_timer(1.0 / self._limits.state_hz, self._publish_state)),
             (self.destroy_timer, self.create_timer(1.0, self._publish_diagnostics)),
             (

@@ -9,16 +9,16 @@ import rclpy
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
+from std_srvs.srv import Trigger
 
-from actdistill_ros.msg import ArmState
-from actdistill_ros.srv import SetMode
+from actdistill_ros.nodes.stopping import STOP
 
 _DISCOVERY_S = 0.5
 """How long other participants may take to be seen; 0.15 s were measured on one machine."""
 
 
 class Holder:
-    """A client of arm/set_mode that is ready before it is needed; it lives in a ROS context of its own."""
+    """A client of arm/stop that is ready before it is needed; it lives in a ROS context of its own."""
 
     def __init__(self, namespace: str = "/", domain_id: int | None = None) -> None:
         """`domain_id` None: that of the environment. Raises RuntimeError if ROS cannot be reached."""
@@ -27,7 +27,7 @@ class Holder:
         self._node = rclpy.create_node(
             "bringup", namespace=namespace, context=self._context, start_parameter_services=False
         )
-        self._client = self._node.create_client(SetMode, "arm/set_mode")
+        self._client = self._node.create_client(Trigger, STOP)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         self._thread = threading.Thread(target=self._spin, daemon=True)
@@ -53,14 +53,14 @@ class Holder:
         return found
 
     def hold(self, timeout_s: float) -> bool:
-        """Ask for HOLD; True if the driver said yes in time."""
+        """Ask for HOLD where the arm is under power; True if the driver answered in time."""
         until = time.monotonic() + timeout_s
         if not self._client.wait_for_service(timeout_sec=timeout_s):
             return False
         answered = threading.Event()
-        future = self._client.call_async(SetMode.Request(mode=ArmState.HOLD))
+        future = self._client.call_async(Trigger.Request())
         future.add_done_callback(lambda _: answered.set())
-        return answered.wait(max(0.0, until - time.monotonic())) and future.result().success
+        return answered.wait(max(0.0, until - time.monotonic()))
 
     def close(self) -> None:
         self._executor.shutdown(timeout_sec=0.5)

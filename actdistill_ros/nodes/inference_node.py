@@ -14,6 +14,7 @@ import cv2
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from sensor_msgs.msg import Image
+from std_srvs.srv import Trigger
 
 from actdistill_ros.camera.source import Frame
 from actdistill_ros.contract.contract import ContractError
@@ -28,6 +29,7 @@ from actdistill_ros.nodes.inference_settings import SETTINGS
 from actdistill_ros.nodes.parameters import attempt, declare, value
 from actdistill_ros.nodes.policy_messages import report_of, routing_message
 from actdistill_ros.nodes.stamps import capture_seconds
+from actdistill_ros.nodes.stopping import POLICY_STOP
 from actdistill_ros.nodes.task_server import TaskServer
 from actdistill_ros.policy import loading
 from actdistill_ros.policy.runtime import StepResult
@@ -63,6 +65,7 @@ class InferenceNode(LifecycleNode):
         self._chunks = self.create_publisher(ActionChunk, "policy/chunk", qos.STATE)
         self._routing = self.create_publisher(Routing, "policy/routing", qos.STATE)
         self._set_mode = self.create_client(SetMode, "arm/set_mode")
+        self._stop = self.create_client(Trigger, POLICY_STOP)
         self.create_subscription(ArmState, "arm/state", self._on_state, qos.STATE)
         self._server = TaskServer(self, self)
         self.create_timer(_WATCH_S, self._watch)
@@ -186,10 +189,9 @@ class InferenceNode(LifecycleNode):
             self.end(f"arm: {call.result().message}")
 
     def _hold(self) -> None:
-        """Ask the arm to hold, unless it has left the policy by itself: an operator or a stop must not be overruled."""
-        report = self._gate.report
-        if report is None or report.follows_policy:
-            self._set_mode.call_async(SetMode.Request(mode=ArmState.HOLD))
+        """Ask the arm to hold; the driver knows whether it still follows the policy, an operator or a stop may have come
+        between."""
+        self._stop.call_async(Trigger.Request())
 
     # -- steps
     def _on_image(self, name: str, message: Image) -> None:

@@ -55,6 +55,7 @@ def _run(node_class: type[LifecycleNode], args: list[str] | None, begin: Callabl
         spinning.start()
         stop.wait()
     executor.shutdown(timeout_sec=_STOP_S)
+    node.executor = None  # what its way down still asks for must not wait for an executor that ended
     if up:
         spinning.join(_STOP_S)
     _let_go(node)

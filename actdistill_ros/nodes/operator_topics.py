@@ -12,7 +12,6 @@ from trajectory_msgs.msg import JointTrajectory
 
 from actdistill_ros.control.limits import JOINT_NAMES
 from actdistill_ros.control.loop import DriverLoop
-from actdistill_ros.control.modes import Mode
 from actdistill_ros.control.operator import Twist
 from actdistill_ros.control.trajectory import Trajectory
 from actdistill_ros.nodes import qos
@@ -58,7 +57,7 @@ class OperatorTopics:
         # Of two switches the one that is not held would let go of the arm every time the other one has it.
         if message.data and (count := self._node.count_publishers(self._deadman_topic)) > 1:
             why = (
-                f"{count} nodes publish {DEADMAN}, expected one: stop the others (a killed one is forgotten after 20 s)"
+                f"{count} nodes publish {DEADMAN}, expected one: stop the others (a killed one is forgotten after 20 s at most)"
             )
             return self._warn(self._loop.refuse_teleop(why))
         # Of an inactive driver only the release counts: a switch held before the activation must be let go first.
@@ -77,7 +76,7 @@ class OperatorTopics:
         if not self._active():
             return "trajectory ignored: the driver is not active"
         if not message.points:  # what controllers of other arms take for "stop"
-            return self._loop.set_mode(Mode.HOLD)
+            return self._loop.halt()
         try:
             return self._loop.follow(trajectory_from_message(message))
         except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 SOURCES = ("keyboard", "joy", "spacemouse", "serial")
 
@@ -22,8 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     # Imported late: a wrong argument is refused without ROS, and in a fraction of the time.
+    from actdistill_ros.bringup import middleware
     from actdistill_ros.nodes.teleop_node import main
 
+    os.environ.update(middleware())
     return main(ros_arguments(args))
 
 
