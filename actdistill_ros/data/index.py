@@ -60,8 +60,8 @@ def read_info(folder: Path) -> dict:
         raise DataError(f"{path} is not JSON ({error}); copy the data set again.") from error
     if info.get("codebase_version") != layout.VERSION:
         raise DataError(
-            f"{path} says version {info.get('codebase_version')!r}, this package reads {layout.VERSION!r}; "
-            "convert the data set."
+            f"{path} says version {info.get('codebase_version')!r}, this package's data sets have {layout.VERSION!r}; "
+            "make one of it with `actdistill dataset import --format lerobot`."
         )
     return info
 

@@ -22,7 +22,8 @@ class Labels:
     def __init__(self, sets: Sequence[Dataset], reach: int) -> None:
         """reach: actions per label, K. Raises DataError if there are none of this arm's, or if they do not reach."""
         for one in sets:
-            _check(one, reach)
+            check_columns(one)
+            _check_reach(one, reach)
         self._reach = reach
         self._chunks = [one.columns("chunk") for one in sets]  # (F, W, 7) each, W may differ
         self._state = np.concatenate([one.columns(STATE) for one in sets])  # (F, 10)
@@ -68,7 +69,8 @@ class Labels:
         return Start(ArmPose(state[:3], orthonormal(columns)), float(np.clip(state[9], 0.0, 1.0)))
 
 
-def _check(data: Dataset, reach: int) -> None:
+def check_columns(data: Dataset) -> None:
+    """Raises DataError if frames have no label, or if state or actions are another robot's."""
     features = data.info["features"]
     if "chunk" not in features:
         raise DataError(
@@ -76,13 +78,16 @@ def _check(data: Dataset, reach: int) -> None:
             "`actdistill collect` or `actdistill dataset import`."
         )
     for column, expected in ((ACTION, ACTION_NAMES), (STATE, STATE_NAMES)):
-        found = tuple(features[column].get("names") or ())
-        if found != tuple(expected):
+        found = features.get(column, {}).get("names") or ()
+        if tuple(found) != tuple(expected):
             raise DataError(
                 f"{data.folder}: {column} is {', '.join(map(str, found)) or 'without names'}, expected "
                 f"{', '.join(expected)}: it is another robot's, or was not imported. Use `actdistill dataset import`."
             )
-    width = features["chunk"]["shape"][0]
+
+
+def _check_reach(data: Dataset, reach: int) -> None:
+    width = data.info["features"]["chunk"]["shape"][0]
     by_policy = sum(row.meta.get("by") == "policy" for row in data.episodes)
     if width < reach and by_policy:
         raise DataError(

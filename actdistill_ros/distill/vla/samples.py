@@ -23,7 +23,7 @@ from actdistill_ros.data.episode import DataError
 from actdistill_ros.data.reader import Dataset
 from actdistill_ros.distill.vla import fit
 from actdistill_ros.distill.vla.colours import vary
-from actdistill_ros.distill.vla.labels import Labels
+from actdistill_ros.distill.vla.labels import Labels, check_columns
 from actdistill_ros.distill.vla.speech import Speech
 from actdistill_ros.policy.batches import HELD_OUT_EVERY, check_seeds, same
 from actdistill_ros.policy.vla.cogact import CogACT
@@ -182,6 +182,7 @@ def check(folders: Sequence[Path], told: Deployment) -> list[Dataset]:
         same(sets, name, [one.info[name] for one in sets])
     for one in sets:
         check_seeds(one)
+        check_columns(one)
         _check_meant(one, told)
         _check_seen(one, told)
     if (found := sum(len(one.episodes) for one in sets)) < HELD_OUT_EVERY:
