@@ -14,7 +14,7 @@ from actdistill_ros.policy.vla.openvla import OpenVLA, PrismaticShape
 from actdistill_ros.policy.vla.vision import TowerShape
 
 WIDTH, LAYERS, WORDS = 32, 4, 3
-FULL, PART, OTHER = (True,) * 4, (True, False, True, True), (True, True, False, True)
+FULL, PART, OTHER = (True,) * 4, (True, True, False, True), (True, False, True, True)
 EVERY = list(itertools.product((True, False), repeat=LAYERS))
 TWICE = Limits(after=2)
 
