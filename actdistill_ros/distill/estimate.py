@@ -68,9 +68,9 @@ def check_weights(teacher: Path, target: Path, processes: Processes) -> None:
     path = teacher / checkpoint.WEIGHTS
     if path.is_file():
         size = path.stat().st_size
-        there = Meter(processes.device).free() // _sharers(processes)
+        there = Meter(processes.device).free() // sharers(processes)
         needed = size + 6 * size // processes.count if processes.split else 6 * size
-        Cost(needed, there, 2 * 4 * size, _disk(target), 0.0, processes.count).check()
+        Cost(needed, there, 2 * 4 * size, disk_free(target), 0.0, processes.count).check()
 
 
 def of(
@@ -93,7 +93,7 @@ def of(
         memory=max(teacher.processes.every(memory[0])),
         memory_there=there,
         disk=2 * trained * _saved(teacher, probing.heads),
-        disk_there=teacher.processes.every(_disk(target))[0],
+        disk_there=teacher.processes.every(disk_free(target))[0],
         seconds=0.0,
         processes=teacher.processes.count,
     )
@@ -114,7 +114,7 @@ def _memory(teacher: Teacher, heads: nn.Module, place: torch.Tensor, settings: S
     student.update()
     # Gradients are there before and after; what a step adds on top grows with the batch.
     added = meter.peak() - before
-    return before + int(MARGIN * added * settings.batch / small), before + meter.free() // _sharers(processes)
+    return before + int(MARGIN * added * settings.batch / small), before + meter.free() // sharers(processes)
 
 
 def smallest_batch(settings: StudentSettings, processes: int) -> int:
@@ -128,7 +128,7 @@ def _saved(teacher: Teacher, heads: nn.Module) -> int:
     return 4 * NUMBER * sum(p.numel() for model in (teacher.model, heads) for p in model.parameters())
 
 
-def _sharers(processes: Processes) -> int:
+def sharers(processes: Processes) -> int:
     """How many processes share one memory: a card has one process, a machine may have several."""
     return processes.beside if processes.device.type == "cpu" else 1
 
@@ -141,7 +141,7 @@ def _second_of_two(stage: Probing | Student) -> float:
     return time.perf_counter() - start
 
 
-def _disk(path: Path) -> int:
+def disk_free(path: Path) -> int:
     while not path.exists():
         path = path.absolute().parent
     return shutil.disk_usage(path).free

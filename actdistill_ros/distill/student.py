@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -130,7 +131,7 @@ class Student:
         def score(budgets: Tensor) -> Tensor:
             return router(given.tokens, given.present, budgets, given.recent)
 
-        return draw_gates(score, router.always, settings, self.step, rng, self.teacher.processes)
+        return draw_gates(score, router.always, settings, self.step, rng, self.teacher)
 
     def _terms(self, batch: Batch, given: Given, gates: Tensor) -> dict[str, Tensor]:
         """Losses of the whole batch, from what each process found out about its samples."""
@@ -218,17 +219,25 @@ def derive(teacher: Policy, place: Tensor, settings: StudentSettings) -> Policy:
     return model
 
 
+class OnDevice(Protocol):
+    """Where a step is computed, and by whom."""
+
+    processes: Processes
+    device: torch.device
+
+
 def draw_gates(
     score: Callable[[Tensor], Tensor],
     always: Tensor,
     settings: StudentSettings,
     step: int,
     rng: np.random.Generator,
-    processes: Processes,
+    teacher: OnDevice,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Gates (b, L) of this process's samples under budgets drawn for the step, and the loss of the whole batch's
     budgets. score: budgets (b,) of these samples to scores (b, L); always: (L,) bool."""
-    budgets, share, device = draw_budgets(rng, settings), processes.share(settings.batch), processes.device
+    processes, device = teacher.processes, teacher.device
+    budgets, share = draw_budgets(rng, settings), processes.share(settings.batch)
     uniform = torch.from_numpy(rng.uniform(1e-6, 1 - 1e-6, (settings.batch, len(always))).astype(np.float32))
     noise = torch.logit(uniform[share].to(device))
     shake = max(0.0, 1 - step / (QUIET_AFTER * settings.steps))

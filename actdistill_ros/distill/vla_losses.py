@@ -74,9 +74,17 @@ def noise_distilled(
 ) -> Tensor:
     """Mean squared difference between the noise that the student's head and the teacher's see in the same actions,
     each under its own cognition feature: (student's, teacher's), (B, D) both. The teacher is not trained."""
+    return noise_terms(student, teacher, schedule, clean, cognition, draws)[1]
+
+
+def noise_terms(
+    student: DiT, teacher: DiT, schedule: Schedule, clean: Tensor, cognition: tuple[Tensor, Tensor], draws: Draws
+) -> tuple[Tensor, Tensor]:
+    """`noise_error` of the student and `noise_distilled`, for little more than the price of one of them."""
     with torch.no_grad():
         wanted = _seen(teacher, schedule, clean, cognition[1], draws)  # (R·B, K, A)
-    return (_seen(student, schedule, clean, cognition[0], draws) - wanted).square().mean()
+    seen = _seen(student, schedule, clean, cognition[0], draws)  # (R·B, K, A)
+    return (seen - draws.noise).square().mean(), (seen - wanted).square().mean()
 
 
 def _seen(head: DiT, schedule: Schedule, clean: Tensor, cognition: Tensor, draws: Draws) -> Tensor:
