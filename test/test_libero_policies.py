@@ -106,6 +106,17 @@ def test_the_policy_sees_the_frame_prepared_once_and_the_arm_in_the_products_ter
     assert observation.tcp_commanded.rotation == pytest.approx(from_rotation_vector(np.array([3.14, 0.02, -0.09])))
 
 
+def test_stamps_count_the_actions_run_and_begin_anew_with_each_episode(runtime):
+    seen, stamps = Seen(runtime), []
+    policy = policies.RuntimePolicy(seen, preprocess.turn)
+    for _ in range(2):
+        policy.begin("put the bowl on the plate")
+        for _ in range(3):
+            policy.act(look())
+            stamps.append(seen.observation.stamp_s)
+    assert stamps == pytest.approx([0.0, 0.2, 0.4] * 2)
+
+
 @pytest.mark.parametrize(
     "changed",
     [{"cameras": (CameraSpec("front", 32, 256, 256),)}, {"action": ActionSpace(0.1, 8, 4, 0.05, 0.5)}],
