@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -270,6 +271,32 @@ def test_a_checkpoint_says_how_many_recent_actions_it_is_told(tmp_path, runtime)
 
 
 # -- the whole
+@torch.no_grad()
+def calibrated(stage: Student, teacher: Teacher, known: float) -> torch.Tensor:
+    """The thresholds that held-out samples give, their recent actions multiplied by `known`."""
+    router, evidence = deepcopy(stage.model.router), []
+    for batch in teacher.held_out(64, 3):
+        given = teacher.give(batch)
+        evidence.append(router.evidence(given.tokens, given.present, known * given.recent))
+    router.calibrate(torch.cat(evidence))
+    return router.thresholds
+
+
+def test_the_router_learns_from_recent_actions_and_its_thresholds_are_found_with_them(teacher):
+    heads = make_heads(teacher, HeadConfig(bottleneck=8, semantic=6, neighbours=2))
+    stage = Student("s", teacher, heads, torch.linspace(0, 1, LAYERS), SETTINGS)
+    weight = stage.model.router.recent[1].weight
+    before = weight.detach().clone()
+    stage.update()
+    stage.update()
+    assert not torch.equal(weight, before)
+    torch.nn.init.normal_(stage.model.router.gate.weight, std=1.0)
+    stage.average = {name: p.detach().clone() for name, p in stage._trained().items()}
+    found = stage.finished(64).router.thresholds
+    assert torch.allclose(found, calibrated(stage, teacher, known=1.0), atol=1e-5)
+    assert not torch.allclose(found, calibrated(stage, teacher, known=0.0), atol=1e-2)
+
+
 def test_controls_with_fixed_layers_are_told_nothing_and_a_negative_number_is_refused():
     made = controls.make(controls.NAMES, [2, 1], LAYERS, SETTINGS)
     assert {one.name: one.settings.recent for one in made if one.name in controls.FIXED} == dict.fromkeys(
