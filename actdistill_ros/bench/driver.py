@@ -97,6 +97,7 @@ def _together(one: Findings, other: Findings) -> Findings:
         jerk=max(one.jerk, other.jerk),
         tcp_speed_m_s=max(one.tcp_speed_m_s, other.tcp_speed_m_s),
         stop_tcp_speed_m_s=max(one.stop_tcp_speed_m_s, other.stop_tcp_speed_m_s),
+        tcp_turn_rad_s=max(one.tcp_turn_rad_s, other.tcp_turn_rad_s),
         outside_workspace_m=max(one.outside_workspace_m, other.outside_workspace_m),
         clearance_m=min(one.clearance_m, other.clearance_m),
         sent=one.sent + other.sent,
@@ -127,6 +128,7 @@ def summary(
             "worst_share": {"speed": found.speed, "acceleration": found.acceleration, "jerk": found.jerk},
             "worst_tcp_speed_m_s": found.tcp_speed_m_s,
             "worst_tcp_speed_in_a_stop_m_s": found.stop_tcp_speed_m_s,
+            "worst_tcp_turn_rad_s": found.tcp_turn_rad_s,
             "outside_workspace_m": found.outside_workspace_m,
             "least_clearance_m": found.clearance_m,
             "violations": found.violations[:SHOWN],
@@ -151,6 +153,10 @@ def _print(report: dict, found: Findings) -> None:
     print(
         f"  worst commanded speed {worst['worst_share']['speed']:.1%} of its limit, acceleration "
         f"{worst['worst_acceleration_rad_s2']:.1f} rad/s², jerk {worst['worst_jerk_rad_s3']:.0f} rad/s³"
+    )
+    print(
+        f"  worst TCP speed {worst['worst_tcp_speed_m_s']:.3f} m/s, in a stop "
+        f"{worst['worst_tcp_speed_in_a_stop_m_s']:.3f} m/s, turning {worst['worst_tcp_turn_rad_s']:.2f} rad/s"
     )
     if report["bus_fuzz"]["commands"]:
         print(f"  on the bus: {report['bus_fuzz']['commands']} commands, {report['bus_fuzz']['frames']} frames")

@@ -9,7 +9,6 @@ import numpy as np
 
 from actdistill_ros.arm.backend import JointCommand, JointFeedback
 from actdistill_ros.contract.chunk import Chunk
-from actdistill_ros.contract.observation import ArmPose
 from actdistill_ros.control import trajectory
 from actdistill_ros.control.arm_models import X5
 from actdistill_ros.control.driver import Driver
@@ -24,9 +23,8 @@ START = X5.home_rad
 """(6,) where the X5 rests before [rad]."""
 SLACK_M = 0.001
 """Of workspace and clearance: what the driver grants on the way, and as much between the moments it looks at."""
-TCP_SPEED_SLACK = 1.01
-"""Of the TCP's speed where something moves the arm: between the moments that the driver looks at. A stop is not judged by
-it: there each joint rests as soon as it can, and for a moment the TCP may get faster."""
+ROUNDING = 1.0 + 1e-6
+"""What sums of floating-point numbers may add to a limit that is kept by construction."""
 BATCH = 200
 """Commands whose TCP and clearance are looked at together."""
 
@@ -43,6 +41,7 @@ class Findings:
     jerk: float = 0.0
     tcp_speed_m_s: float = 0.0
     stop_tcp_speed_m_s: float = 0.0
+    tcp_turn_rad_s: float = 0.0
     outside_workspace_m: float = 0.0
     clearance_m: float = np.inf
     sent: Counter = field(default_factory=Counter)
@@ -234,8 +233,12 @@ class Fuzz:
         moved, stopped = follows[1:] & ~stopping[1:], follows[1:] & stopping[1:]
         found.tcp_speed_m_s = max(found.tcp_speed_m_s, float(speed_m_s[moved].max(initial=0.0)))
         found.stop_tcp_speed_m_s = max(found.stop_tcp_speed_m_s, float(speed_m_s[stopped].max(initial=0.0)))
-        for speed in speed_m_s[moved & (speed_m_s > settings.tcp_speed_limit_m_s * TCP_SPEED_SLACK)]:
-            self._violated(f"the TCP moves at {speed:.4f} m/s")
+        for i in np.flatnonzero(follows[1:] & (speed_m_s > settings.tcp_speed_limit_m_s * ROUNDING)):
+            self._violated(f"the TCP moves at {speed_m_s[i]:.4f} m/s{' in a stop' if stopped[i] else ''}")
+        turn_rad_s = _angles(frames[0][:, 5]) / settings.tick_s  # (T − 1,)
+        found.tcp_turn_rad_s = max(found.tcp_turn_rad_s, float(turn_rad_s[follows[1:]].max(initial=0.0)))
+        for i in np.flatnonzero(follows[1:] & (turn_rad_s > settings.tcp_turn_limit_rad_s * ROUNDING)):
+            self._violated(f"the TCP turns at {turn_rad_s[i]:.4f} rad/s{' in a stop' if stopped[i] else ''}")
         near_m = arm.body.clearances(*frames, settings.table_z_m)
         found.clearance_m = min(found.clearance_m, float(near_m.min()))
         for i in np.flatnonzero(near_m < settings.self_clearance_m - SLACK_M):
@@ -254,9 +257,16 @@ class Fuzz:
         ):
             share = float(np.max(np.abs(values) / limit)) if len(values) else 0.0
             setattr(found, name, max(getattr(found, name), share))
-            if share > 1.0 + 1e-6:
+            if share > ROUNDING:
                 self._violated(f"{name} is {share:.3f} of its limit")
 
     def _violated(self, words: str) -> None:
         self.found.violations.append(words)
         self._recent.clear()
+
+
+def _angles(rotations: np.ndarray) -> np.ndarray:
+    """(T − 1,) [rad] between each of (T, 3, 3) and the next."""
+    turns = np.einsum("tij,tik->tjk", rotations[1:], rotations[:-1])
+    sine = np.stack([turns[:, 2, 1] - turns[:, 1, 2], turns[:, 0, 2] - turns[:, 2, 0], turns[:, 1, 0] - turns[:, 0, 1]])
+    return np.arctan2(np.linalg.norm(sine, axis=0), np.trace(turns, axis1=1, axis2=2) - 1.0)

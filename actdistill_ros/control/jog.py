@@ -15,6 +15,7 @@ from actdistill_ros.control.pose import difference, integrate
 from actdistill_ros.control.room import Room
 from actdistill_ros.control.settings import DriverSettings
 from actdistill_ros.control.singularity import dexterity, speed_share
+from actdistill_ros.control.tcp_pace import speed_overrun
 
 PULL_PER_S = 8.0
 """How fast the joints are drawn to the commanded pose: what the linearisation of a tick loses must not add up."""
@@ -60,7 +61,7 @@ class Jogger:
         twist = self._twist.v
         speed, why = self._joint_speed(state.q, tcp, twist)
         next_state = self._planner.run_at(state, speed).at(passed_s)
-        if blocked := room.refusal(next_state.q[None], next_state.v[None], next_state.a[None]):
+        if blocked := self._refusal(next_state, room):
             next_state = self._planner.stop(state).at(passed_s)
             self._twist = JointState.at_rest(np.zeros(6))
             return JogStep(next_state, self._chain.forward(next_state.q), f"jog stopped: {blocked}")
@@ -68,6 +69,13 @@ class Jogger:
             integrate(tcp, twist[:3] * passed_s, twist[3:] * passed_s), tcp, self._settings
         )
         return JogStep(next_state, self._on_leash(ahead, next_state.q), why)
+
+    def _refusal(self, state: JointState, room: Room) -> str:
+        """Why the arm must not be in this motion after the tick; empty if it may."""
+        moment = (state.q[None], state.v[None], state.a[None])  # (1, 6) each
+        if speed_overrun(*moment, room.limits, self._settings) > 1.0:
+            return "the TCP would be faster than its limits, now or in a stop"
+        return room.refusal(*moment)
 
     def _at_most_allowed(self, wanted: np.ndarray, tcp: ArmPose) -> np.ndarray:
         """(6,) the twist at jogging speed, slower towards a border of the workspace the closer that is."""

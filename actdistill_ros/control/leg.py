@@ -13,11 +13,8 @@ from actdistill_ros.control.motion import JointState, MotionError, Planner, Segm
 from actdistill_ros.control.pose import difference, integrate
 from actdistill_ros.control.room import Room
 from actdistill_ros.control.settings import DriverSettings
+from actdistill_ros.control.tcp_pace import overrun, sample
 
-SAMPLES = (8, 40)
-"""Fewest and most points at which the motion of the TCP is looked at."""
-SAMPLE_RAD = 0.05
-"""And so far may a joint turn from one point to the next on a long way."""
 ROUNDS = 5
 """How often a leg is stretched before the arm comes to rest first: from a start in motion the stretching is not
 exact."""
@@ -47,16 +44,6 @@ class Plan:
     @property
     def duration_s(self) -> float:
         return sum(piece.duration_s for piece in self.pieces)
-
-
-@dataclass(frozen=True)
-class Samples:
-    """q [rad], v [rad/s], a [rad/s²]: (T, 6), a motion at even times, `step_s` apart."""
-
-    q: np.ndarray
-    v: np.ndarray
-    a: np.ndarray
-    step_s: float
 
 
 def plan(planner: Planner, start: JointState, leg: Leg, after: Leg | None, room: Room, braking: Planner) -> Plan:
@@ -119,25 +106,14 @@ def _within_limits(planner: Planner, start: JointState, leg: Leg, speed: np.ndar
     for left in reversed(range(ROUNDS)):
         segment = planner.reach(start, leg.q, speed, wanted_s)
         samples = sample(segment, room.settings)
-        excess = overrun(samples, room.settings)
+        excess = overrun(samples, room.limits, room.settings)
         if excess <= 1.0 and segment.stays_within(JOINT_MIN - 1e-6, JOINT_MAX + 1e-6):
             break
         speed = speed / max(excess, 1.25) if left > 1 else np.zeros_like(speed)
         wanted_s = segment.duration_s * excess
     else:
-        return segment, "the TCP would be faster than its limits, or a joint beyond its own, from this motion"
+        return segment, "the TCP or a joint would be beyond its limits, on the way or in a stop, from this motion"
     return segment, room.refusal(samples.q, samples.v, samples.a)
-
-
-def sample(segment: Segment, settings: DriverSettings) -> Samples:
-    """About one sample per tick, the start and the end among them; fewer of a slow motion, as close as a long way
-    needs."""
-    turns = np.max(np.abs(segment.goal.q - segment.at(0.0).q)) / SAMPLE_RAD
-    count = max(int(np.clip(round(segment.duration_s / settings.tick_s), *SAMPLES)), int(np.ceil(turns)))
-    step_s = segment.duration_s / count
-    states = [segment.at(i * step_s) for i in range(count + 1)]
-    q, v, a = (np.array([getattr(state, name) for state in states]) for name in ("q", "v", "a"))
-    return Samples(q, v, a, step_s)
 
 
 def _end_speed(
@@ -154,22 +130,6 @@ def _end_speed(
     return np.where((stops_at >= JOINT_MIN) & (stops_at <= JOINT_MAX), speed, 0.0)
 
 
-def overrun(samples: Samples, settings: DriverSettings) -> float:
-    """By which factor the motion must be stretched in time for the limits of the TCP; at most 1 if they hold."""
-    step_s = samples.step_s
-    if step_s <= 0.0:
-        return 0.0
-    twists = np.einsum("tij,tj->ti", settings.arm.chain.jacobians(samples.q), samples.v)  # (T, 6)
-    moves, turns = twists[:, :3], twists[:, 3:]
-    accelerations = np.diff(moves, axis=0) / step_s
-    return max(
-        _largest(moves) / settings.tcp_speed_limit_m_s,
-        _largest(turns) / settings.tcp_turn_limit_rad_s,
-        (_largest(accelerations) / settings.tcp_acceleration_limit_m_s2) ** (1 / 2),
-        (_largest(np.diff(accelerations, axis=0) / step_s) / settings.tcp_jerk_limit_m_s3) ** (1 / 3),
-    )
-
-
 def why_longer(plan: Plan, share: float, settings: DriverSettings) -> str:
     """Which limit makes a leg take longer than wanted; share: of its speed that singularities leave."""
     if plan.why:
@@ -183,7 +143,3 @@ def why_longer(plan: Plan, share: float, settings: DriverSettings) -> str:
     if peak[joint] > 0.99:
         return f"{JOINT_NAMES[joint]} at its speed limit of {limit[joint]:.1f} rad/s"
     return "at the limits of acceleration and of the TCP"
-
-
-def _largest(vectors: np.ndarray) -> float:
-    return float(np.sqrt(np.max(np.einsum("ij,ij->i", vectors, vectors))))

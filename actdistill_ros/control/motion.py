@@ -151,7 +151,13 @@ class Planner:
 
 
 def stopping_ways(v: np.ndarray, a: np.ndarray, limits: MotionLimits, points: int) -> np.ndarray:
-    """(points, T, 6) how far each joint still turns [rad] at `points` even times of the stop from each motion.
+    """(points, T, 6) how far each joint still turns [rad]: the first of what `stops` gives."""
+    return stops(v, a, limits, points)[0]
+
+
+def stops(v: np.ndarray, a: np.ndarray, limits: MotionLimits, points: int) -> tuple[np.ndarray, np.ndarray]:
+    """How far each joint still turns [rad] and how fast it is [rad/s] at `points` even times of the stop from each
+    motion, (points, T, 6) each.
 
     v: (T, 6) [rad/s]; a: (T, 6) [rad/s²]. The stops are those of `Planner.stop`, the last point is their end: limited
     jerk up to an acceleration against the motion, that acceleration for a while, limited jerk back to none.
@@ -170,7 +176,7 @@ def stopping_ways(v: np.ndarray, a: np.ndarray, limits: MotionLimits, points: in
         way += t * (speed + t * (grows / 2.0 + t * jerk / 6.0))
         speed, grows = speed + t * (grows + t * jerk / 2.0), grows + t * jerk
         left_s = left_s - ramp_s
-    return against * way
+    return against * way, against * speed
 
 
 def passing_speed(arriving: np.ndarray, leaving: np.ndarray) -> np.ndarray:
