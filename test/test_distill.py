@@ -240,7 +240,8 @@ def test_one_command_leaves_a_student_that_loads_runs_and_reports(distilled, cap
 
 def test_the_printed_command_makes_the_same_run(words, distilled):
     printed = json.loads((distilled / report.BODY).read_text())["commands"][0].split()[2:]
-    again, first = parse(*printed), parse(*words, "--out", distilled, "--controls", "static", "random", "no-graph")
+    given = (printed, [*words, "--out", distilled, "--controls", "static", "random", "no-graph"])
+    again, first = (command.filled(parse(*one)) for one in given)
     left_out = {"save_every", "work", "dry_run"}
     assert {k: v for k, v in vars(again).items() if k not in left_out} == {
         k: v for k, v in vars(first).items() if k not in left_out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,20 +17,27 @@ from actdistill_ros.distill.graph import HeadConfig
 from actdistill_ros.distill.loop import DistillError, fit
 from actdistill_ros.distill.losses import StreamWeights
 from actdistill_ros.distill.ownership import owned
-from actdistill_ros.distill.probing import Probing, ProbingSettings
+from actdistill_ros.distill.probing import Probed, Probing, ProbingSettings
 from actdistill_ros.distill.processes import Processes
 from actdistill_ros.distill.student import Student, StudentSettings, held_out_curve
 from actdistill_ros.distill.teacher import DTYPES, Teacher
 from actdistill_ros.policy import checkpoint
 from actdistill_ros.policy.budgets import LOWEST_BUDGET
 from actdistill_ros.policy.model import Policy
+from actdistill_ros.policy.vla import layout
 
+VLA_BATCH, VLA_RANK, VLA_FULL_RATE = 16, 32, 2e-5  # OpenVLA's own fine-tuning: batch and rank, rate of all weights
 CURVE_BUDGETS = [0.25, 0.3, 0.35, 0.4, 0.47, 0.5, 0.6, 0.75, 1.0]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     plan, probing = StudentSettings(), ProbingSettings()
-    parser.add_argument("--teacher", type=Path, required=True, help="checkpoint of `actdistill train`")
+    parser.add_argument(
+        "--teacher",
+        type=Path,
+        required=True,
+        help="checkpoint of `actdistill train`; or a folder of OpenVLA or CogACT with its deployment.json (docs/vla.md)",
+    )
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="data sets of `actdistill collect`")
     parser.add_argument(
         "--budget", type=float, default=plan.budget, help="share of decoder compute (default: %(default)s)"
@@ -39,8 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", type=Path, help="where an unfinished run lives (default: OUT with .training)")
     parser.add_argument("--steps", type=int, default=plan.steps)
     parser.add_argument("--probe-steps", type=int, default=probing.steps)
-    parser.add_argument("--batch", type=int, default=plan.batch)
-    parser.add_argument("--learning-rate", type=float, default=plan.learning_rate, help="of decoder and head")
+    parser.add_argument("--batch", type=int, help=f"(default: {plan.batch}; of a published VLA: {VLA_BATCH})")
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        help=f"of decoder and head (default: {plan.learning_rate:g}; of a published VLA's whole decoder, {VLA_FULL_RATE:g})",
+    )
+    parser.add_argument("--rank", type=int, help=f"of a published VLA's adapters (default: {VLA_RANK})")
+    parser.add_argument("--full", action="store_true", help="train all of a published VLA's decoder, without adapters")
     parser.add_argument("--alpha", type=float, default=plan.streams.alpha, help="weight of the semantic stream; 0: off")
     parser.add_argument("--beta", type=float, default=plan.streams.beta, help="weight of the action stream; 0: off")
     parser.add_argument("--eta", type=float, default=plan.streams.eta, help="relations in the semantic stream; 0: off")
@@ -54,7 +67,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-graph", action="store_true", help="heads read the mean over tokens instead of the graph")
     parser.add_argument(
-        "--dtype", choices=DTYPES, default="float32", help="of the matrix products; see `actdistill train --help`"
+        "--dtype",
+        choices=DTYPES,
+        help="of the matrix products (default: float32; see `actdistill train --help`); of a published VLA's weights too "
+        "(default: what it is deployed with)",
     )
     parser.add_argument(
         "--checkpointing",
@@ -78,7 +94,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--control-budgets", type=float, nargs="*", default=[], help="budgets to train and judge the controls at too"
     )
-    parser.add_argument("--eval-episodes", type=int, default=100, help="episodes to judge by; 0: none")
+    parser.add_argument(
+        "--eval-episodes", type=int, help="episodes to judge by; 0: none (default: 100; of a published VLA: 0)"
+    )
     parser.add_argument(
         "--eval-seed", type=int, default=90_000, help="of the first; from 100000 on: final numbers only"
     )
@@ -101,7 +119,12 @@ class Plan:
 def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)  # averages of rarely used weights decay into denormals, which cost a hundredfold
-    plan = _plan(args)
+    if layout.is_vla(args.teacher):
+        from actdistill_ros.distill.vla import command
+
+        return command.run(args)
+    args = filled(args)
+    plan = plan_of(args)
     plan.settings.check()
     work = args.work or args.out.with_name(f"{args.out.name}.training")
     _check_out(args.out, args.teacher, work)
@@ -110,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
     estimate.check_weights(args.teacher, args.out.parent, processes)
     teacher = Teacher(args.teacher, args.data, args.dtype, processes, args.checkpointing)
     layers = teacher.model.config.layers
-    _check_budgets(args, layers)
+    check_budgets(args, layers)
     planned = controls.trainings(_controls(args, range(1, layers - 1), layers, plan.settings))
     cost = estimate.of(teacher, plan.settings, plan.heads, plan.probing.steps, tuple(planned), args.out.parent)
     processes.say(str(cost))
@@ -121,11 +144,25 @@ def run(args: argparse.Namespace) -> int:
         return _distil(args, teacher, plan, work)
 
 
+def filled(args: argparse.Namespace) -> argparse.Namespace:
+    """With the defaults of a teacher of this package's own. Raises DistillError for what only published VLAs have."""
+    if args.full or args.rank is not None:
+        raise DistillError(f"--full and --rank are for published VLAs; {args.teacher} is none. Leave them out.")
+    plan = StudentSettings()
+    return with_defaults(args, batch=plan.batch, learning_rate=plan.learning_rate, dtype="float32", eval_episodes=100)
+
+
+def with_defaults(args: argparse.Namespace, **defaults: object) -> argparse.Namespace:
+    """What was left out is as said here."""
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    return argparse.Namespace(**{**vars(args), **defaults, **given})
+
+
 def _distil(args: argparse.Namespace, teacher: Teacher, plan: Plan, work: Path) -> int:
     """All processes train; what comes after is for the main one alone."""
     layers, start = teacher.model.config.layers, time.monotonic()
-    heads, errors = _probe(teacher, plan.heads, plan.probing, work, args.save_every)
-    order = _order(teacher, work)
+    heads, errors = probe(teacher, plan.heads, plan.probing, work, args.save_every)
+    order = order_of(teacher, depth.elimination_order, work)
     student = _train("student", teacher, heads, order, plan.settings, work, args.out, args.save_every)
     rivals = _controls(args, order, layers, plan.settings)
     for name, one in controls.trainings(rivals).items():
@@ -163,7 +200,7 @@ def _check_out(out: Path, teacher: Path, work: Path) -> None:
         raise DistillError(f"{out} holds a finished checkpoint and {work} no run of it; give another --out.")
 
 
-def _check_budgets(args: argparse.Namespace, layers: int) -> None:
+def check_budgets(args: argparse.Namespace, layers: int) -> None:
     for budget in (args.budget, *args.eval_budgets, *args.control_budgets):
         if not LOWEST_BUDGET <= budget <= 1.0:
             raise DistillError(f"budget {budget:g} cannot be met; expected {LOWEST_BUDGET} … 1")
@@ -176,7 +213,7 @@ def _controls(
     return controls.make(controls.chosen(args.controls), order, layers, settings, args.control_budgets)
 
 
-def _plan(args: argparse.Namespace) -> Plan:
+def plan_of(args: argparse.Namespace) -> Plan:
     streams = StreamWeights(alpha=args.alpha, beta=args.beta, eta=args.eta)
     settings = StudentSettings(
         budget=args.budget,
@@ -194,8 +231,8 @@ def _plan(args: argparse.Namespace) -> Plan:
     return Plan(settings, HeadConfig(graph=not args.no_graph), probing)
 
 
-def _probe(
-    teacher: Teacher, heads: HeadConfig, settings: ProbingSettings, work: Path, save_every: int
+def probe(
+    teacher: Probed, heads: HeadConfig, settings: ProbingSettings, work: Path, save_every: int
 ) -> tuple[torch.nn.Module, list[float]]:
     """The heads of stage 1, and each layer's probe error."""
     stage = Probing(teacher, heads, settings, "probing" if heads.graph else "probing-no-graph")
@@ -208,12 +245,12 @@ def _probe(
     return stage.heads, errors
 
 
-def _order(teacher: Teacher, work: Path) -> list[int]:
+def order_of(teacher: Probed, eliminate: Callable[[Probed], list[int]], work: Path) -> list[int]:
     """Computed once per teacher: it takes a while and the student's start depends on it."""
     path = work / "order.json"
     if path.exists() and (found := json.loads(path.read_text()))["teacher"] == teacher.settings:
         return found["order"]
-    order = depth.elimination_order(teacher)
+    order = eliminate(teacher)
     if teacher.processes.main:
         path.write_text(json.dumps({"teacher": teacher.settings, "order": order}) + "\n")
     teacher.processes.say(f"layers as they are best given up: {', '.join(map(str, order))}")
@@ -253,5 +290,5 @@ def _train_control(
     save_every: int,
 ) -> None:
     if not control.graph:
-        heads, _ = _probe(teacher, replace(plan.heads, graph=False), plan.probing, work, save_every)
+        heads, _ = probe(teacher, replace(plan.heads, graph=False), plan.probing, work, save_every)
     _train(name, teacher, heads, order, control.settings, work, work / "controls" / name, save_every)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from actdistill_ros.distill.controls import Control
 from actdistill_ros.distill.loop import DistillError
-from actdistill_ros.policy import checkpoint
+from actdistill_ros.policy import loading
 
 SUITES = ("tabletop", "tabletop-hard")  # of the simulator, which is not imported where students are trained
 
@@ -92,7 +92,7 @@ def _evaluate(case: Case, suite: str, args: argparse.Namespace, folder: Path) ->
     words = ["--episodes", str(args.eval_episodes), "--seed", str(args.eval_seed), *case.words]
     words += [] if suite == "tabletop" else ["--suite", suite]
     # Named by the weights' content, so that an evaluation of other weights is never taken for this one's.
-    weights = checkpoint.identity(case.folder).partition("@")[2]
+    weights = loading.identity(case.folder).partition("@")[2]
     path = folder / f"{weights}{'_'.join(words).replace('--', '')}.json"
     if not path.exists():
         print(f"judging {case.name} on {suite}: {case.meaning}", flush=True)

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from actdistill_ros.distill.report import Findings
 
 
-def draw(found: Findings, work: Path, path: Path) -> bool:
-    """Whether there is a picture now: a machine without matplotlib trains all the same."""
+def draw(found: Findings, work: Path, path: Path, drawn: Sequence[tuple[str, str]]) -> bool:
+    """drawn: label and key of what is shown of the held-out curve. Whether there is a picture now: a machine without matplotlib trains all the same."""
     if find_spec("matplotlib") is None:
         print("no picture: the Python module matplotlib is not here.")
         return False
@@ -27,7 +27,7 @@ def draw(found: Findings, work: Path, path: Path) -> bool:
     for panel, suite in zip(axes, suites, strict=False):
         _success(panel, suite, found.judged.get(suite, []))
     others = axes[len(suites) :]
-    _losses(others[0], found)
+    _losses(others[0], found, drawn)
     _layers(others[1], found)
     _curve(others[2], found, work)
     for panel in others[3:]:
@@ -65,9 +65,9 @@ def _points(axes, judged: Sequence[Judged], style: str, label: str) -> None:
     axes.errorbar(x, y, [low, high], fmt=style, capsize=3, alpha=0.8, label=label)
 
 
-def _losses(axes, found: Findings) -> None:
+def _losses(axes, found: Findings, drawn: Sequence[tuple[str, str]]) -> None:
     axes.set(title="One student, every budget (held-out episodes)", xlabel="budget", ylabel="loss, open loop")
-    for key, label in (("motion", "motion, to the expert"), ("output", "chunk, to the teacher")):
+    for label, key in drawn:
         axes.plot([r["budget"] for r in found.held_out], [r[key] for r in found.held_out], marker=".", label=label)
     axes.set_yscale("log")
     axes.legend(fontsize=8)

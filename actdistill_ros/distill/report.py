@@ -34,15 +34,41 @@ class Findings:
     router_parameters: int
 
 
-def write(found: Findings, args: argparse.Namespace, work: Path, out: Path) -> None:
+@dataclass(frozen=True)
+class Columns:
+    """How the rows of a held-out curve are told. meaning: a sentence above the table; shown: title and key of each
+    column; drawn: label and key of what is in the picture."""
+
+    meaning: str
+    shown: tuple[tuple[str, str], ...]
+    drawn: tuple[tuple[str, str], ...]
+
+
+CHUNKS = Columns(
+    "Losses against the expert (motion, gripper) and against the teacher; the share of layers that ran is what the "
+    "calibrated thresholds gave.",
+    (("motion", "motion"), ("gripper", "gripper"), ("to the teacher", "output")),
+    (("motion, to the expert", "motion"), ("chunk, to the teacher", "output")),
+)
+
+
+def write(
+    found: Findings,
+    args: argparse.Namespace,
+    work: Path,
+    out: Path,
+    columns: Columns = CHUNKS,
+    more: Sequence[object] = (),
+) -> None:
+    """more: words of the command besides those that all teachers have in common."""
     from actdistill_ros.distill import plots
 
-    commands = [command(args), *evaluations(args)]
+    commands = [shlex.join([*command(args), *map(str, more)]), *evaluations(args)]
     differences = {suite: differences_of(judged) for suite, judged in found.judged.items()}
     body = {**asdict(found), "differences": differences, "commands": commands, "settings": _settings(args)}
     _replace(out / BODY, json.dumps(body, indent=1) + "\n")
-    picture = plots.draw(found, work, out / PICTURE)
-    _replace(out / TEXT, text(found, commands, picture))
+    picture = plots.draw(found, work, out / PICTURE, columns.drawn)
+    _replace(out / TEXT, text(found, commands, picture, columns))
 
 
 def differences_of(judged: Sequence[Judged]) -> dict[str, dict[str, dict[str, float]]]:
@@ -62,8 +88,9 @@ def difference(one: Judged, other: Judged) -> dict[str, float]:
     return {"points": 100 * mean, "low": 100 * low, "high": 100 * high}
 
 
-def command(args: argparse.Namespace) -> str:
-    """The command that made this student, with all that differs from nothing: the same words make the same weights."""
+def command(args: argparse.Namespace) -> list[str]:
+    """The words of the command that made this student, with all that differs from nothing: the same words make the
+    same weights."""
     words = ["actdistill", "distill", "--teacher", args.teacher, "--data", *args.data, "--out", args.out]
     for name in ("budget", "steps", "probe_steps", "batch", "learning_rate", "alpha", "beta", "eta", "output"):
         words += [f"--{name.replace('_', '-')}", getattr(args, name)]
@@ -75,7 +102,7 @@ def command(args: argparse.Namespace) -> str:
     words += ["--eval-episodes", args.eval_episodes, "--eval-seed", args.eval_seed]
     words += ["--eval-budgets", *args.eval_budgets] if args.eval_budgets else []
     words += ["--eval-suites", *args.eval_suites] if args.eval_suites != ["tabletop"] else []
-    return shlex.join(map(str, words))
+    return list(map(str, words))
 
 
 def evaluations(args: argparse.Namespace) -> list[str]:
@@ -95,7 +122,7 @@ def evaluations(args: argparse.Namespace) -> list[str]:
     ]
 
 
-def text(found: Findings, commands: Sequence[str], picture: bool) -> str:
+def text(found: Findings, commands: Sequence[str], picture: bool, columns: Columns = CHUNKS) -> str:
     parts = [
         f"# {found.student}\n",
         f"Student of {found.teacher} for budget {found.budget:g}: {found.parameters / 1e6:.2f} M parameters, "
@@ -114,12 +141,11 @@ def text(found: Findings, commands: Sequence[str], picture: bool) -> str:
         parts += ["## Latency, teacher and student side by side in one process\n", _latency_table(found.latency)]
     parts += [
         "## Held-out episodes, open loop\n",
-        "Losses against the expert (motion, gripper) and against the teacher; the share of layers that ran is what the "
-        "calibrated thresholds gave.\n",
+        f"{columns.meaning}\n",
         _rows(
-            ("budget", "layers run", "motion", "gripper", "to the teacher"),
+            ("budget", "layers run", *(title for title, _ in columns.shown)),
             [
-                (f"{r['budget']:g}", f"{r['share']:.1%}", *(f"{r[k]:.4f}" for k in ("motion", "gripper", "output")))
+                (f"{r['budget']:g}", f"{r['share']:.1%}", *(f"{r[key]:.4f}" for _, key in columns.shown))
                 for r in found.held_out
             ],
         ),

@@ -7,7 +7,9 @@ from typing import Protocol
 
 from actdistill_ros.contract.contract import Contract
 from actdistill_ros.contract.observation import Observation
+from actdistill_ros.policy import checkpoint
 from actdistill_ros.policy.runtime import PolicyRuntime, StepResult
+from actdistill_ros.policy.vla import checkpoint as published
 from actdistill_ros.policy.vla import deployment, layout
 
 
@@ -35,3 +37,11 @@ class Runtime(Protocol):
 def load(folder: Path, device: str = "cpu") -> Runtime:
     """Raises ContractError if the folder is not a whole, fitting checkpoint."""
     return deployment.load(folder, device) if layout.is_vla(folder) else PolicyRuntime.load(folder, device)
+
+
+def identity(folder: Path) -> str:
+    """Name and hash of the weights, without loading them. Raises ContractError if there are none."""
+    if not layout.is_vla(folder):
+        return checkpoint.identity(folder)
+    made = layout.read(folder)
+    return published.identity(made.folder, published.open_source(made))

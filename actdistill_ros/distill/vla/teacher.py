@@ -74,6 +74,7 @@ class VlaTeacher:
         self.vlm: Prismatic = loaded.model.vlm
         self.head: ActionHead = head_of(loaded)
         self.samples = VlaSamples.open(data, loaded, told)
+        self.parameters = sum(p.numel() for p in loaded.model.parameters())
         self.dtype = DTYPES[dtype]
         chunk = self.samples.settings["chunk"]
         decoder = self.vlm.shape.decoder
