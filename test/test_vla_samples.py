@@ -11,7 +11,7 @@ import pytest
 import torch
 from foreign_parts import episode as foreign
 from foreign_parts import mapping
-from vla_parts import TINY, maker, tool
+from vla_parts import TINY, linked_copy, maker, tool
 
 from actdistill_ros import cli
 from actdistill_ros.contract.action_spaces.convention import Convention
@@ -344,6 +344,18 @@ def test_statistics_of_the_data_themselves_fit(tmp_path, openvla):
         [folder], replace(openvla, statistics={"bridge_orig": own}), replace(SMALL, action_space="product")
     )
     assert max(found.fit.outside) < 2 * fit.EXPECTED and min(found.fit.used) > 0.95
+
+
+def test_a_teacher_fine_tuned_on_the_data_brings_its_own_statistics(tmp_path, openvla_folder):
+    data, teacher = made(tmp_path / "set"), linked_copy(openvla_folder, tmp_path / "tuned")
+    q01, q99 = np.quantile(Dataset.open(data).columns("chunk")[:, 0], [0.01, 0.99], axis=0).tolist()
+    action = {"q01": q01, "q99": q99, "mask": [True] * 6 + [False]}
+    (teacher / "dataset_statistics.json").write_text(json.dumps({"my_arm": {"action": action, "num_transitions": 120}}))
+    tuned = checkpoint.load(teacher, "my_arm", "float32")
+    with pytest.raises(ContractError, match="which action space the statistics 'my_arm' belong to is not known"):
+        VlaSamples.open([data], tuned, SMALL)
+    found = VlaSamples.open([data], tuned, replace(SMALL, action_space="product"))
+    assert max(found.fit.outside) < 2 * fit.EXPECTED and found.settings["action_space"] == "product"
 
 
 ROWS = [*CONVENTIONS.values(), Convention("tool", Rotation.EULER, Gripper(0.0, 1.0), "a test", frame=Frame.TOOL)]
