@@ -12,6 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from actdistill_ros.policy.budgets import SHARPNESS
+from actdistill_ros.policy.vla.checkpoint import VlaCheckpoint
+from actdistill_ros.policy.vla.router import VlaRouter
+
 TOOLS = Path(__file__).parents[1] / "tools"
 REFERENCE = Path(__file__).parent / "data" / "openvla_reference.npz"
 
@@ -49,6 +53,45 @@ def edit_json(path: Path, change) -> None:
 
 def frame(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+
+
+TOLD = {"camera": "front", "frame": [48, 64], "period_s": 0.2, "dtype": "float32", "statistics": "bridge_orig"}
+
+
+def deployed(folder: Path, to: Path, **more) -> Path:
+    """A linked copy that a robot was told of."""
+    copy = linked_copy(folder, to)
+    (copy / "deployment.json").write_text(json.dumps(TOLD | more))
+    return copy
+
+
+def listening_router(loaded: VlaCheckpoint) -> VlaRouter:
+    """A router of random weights to whom all layers are worth the same on average, so that the input decides; calibrated
+    on what the decoder is given of `scene` 0 … 15."""
+    torch.manual_seed(3)
+    vlm = loaded.model.vlm
+    router = VlaRouter(vlm.shape.decoder.width, 8, vlm.shape.decoder.layers, vlm.shape.dino.patches).eval()
+    torch.nn.init.normal_(router.gate.weight, std=2.0)
+    with torch.no_grad():
+        evidence = torch.cat([router.evidence(given_to_decoder(loaded, seed)) for seed in range(16)])  # (16, L)
+        router.place.copy_(0.5 + evidence.mean(0) / SHARPNESS)
+        router.calibrate(evidence)
+    return router
+
+
+def given_to_decoder(loaded: VlaCheckpoint, seed: int) -> torch.Tensor:
+    """(1, N, D) of a frame and an instruction that differ with the seed."""
+    image, instruction = scene(seed)
+    ids = torch.tensor([loaded.reader.action_prompt(instruction)])
+    with torch.no_grad():
+        return loaded.model.vlm.embed_inputs(loaded.vision.pixels(image), ids)
+
+
+def scene(seed: int) -> tuple[np.ndarray, str]:
+    """A frame of one colour each with some noise, and an instruction."""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 200, 3) + rng.integers(0, 56, (48, 64, 3))
+    return image.astype(np.uint8), ("lift the red block", "close the drawer", "push the blue block left")[seed % 3]
 
 
 @pytest.fixture(scope="session")
