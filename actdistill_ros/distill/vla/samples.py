@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,12 +25,10 @@ from actdistill_ros.distill.vla.colours import vary
 from actdistill_ros.distill.vla.labels import Labels, check_columns
 from actdistill_ros.distill.vla.speech import Speech
 from actdistill_ros.policy.batches import HELD_OUT_EVERY, check_seeds, same
+from actdistill_ros.policy.vla.checkpoint import VlaCheckpoint
 from actdistill_ros.policy.vla.cogact import CogACT
 from actdistill_ros.policy.vla.deployment import FILE, Deployment
 from actdistill_ros.policy.vla.images import VisionInput, to_unit
-
-if TYPE_CHECKING:
-    from actdistill_ros.policy.vla.checkpoint import VlaCheckpoint
 
 _ASPECT = 0.02  # share by which a frame's width over height may differ between data and robot
 
