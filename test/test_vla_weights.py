@@ -188,7 +188,7 @@ def test_too_little_memory_is_said_before_a_weight_is_read(folder):
 
 
 def test_a_type_that_weights_are_not_held_in_is_refused(hf_folder):  # noqa: F811
-    with pytest.raises(ContractError, match="bfloat16, float16, float32; got 'int3'"):
+    with pytest.raises(ContractError, match="bfloat16, float16, float32, int8, int4; got 'int3'"):
         checkpoint.load(hf_folder, dtype="int3")
 
 

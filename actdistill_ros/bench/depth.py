@@ -5,17 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from actdistill_ros.bench import shapes
 from actdistill_ros.contract.contract import ContractError
-from actdistill_ros.policy.decoder import RoutedDecoder
-from actdistill_ros.policy.router import Router
+from actdistill_ros.policy import captured
 from actdistill_ros.trials.report import machine
 
 if TYPE_CHECKING:
@@ -24,31 +23,12 @@ if TYPE_CHECKING:
 
 OBSERVATIONS = 24
 STAGES = ("preprocess", "encode", "router", "decoder", "head", "step")
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A decoder with random weights; tokens: of one observation, `vision` of them from images."""
-
-    width: int
-    heads: int
-    feed_forward: int
-    layers: int
-    tokens: int
-    vision: int
-
-
-SHAPES = {
-    "tabletop": Shape(160, 5, 432, 12, 30, 18),
-    "openvla-7b": Shape(4096, 32, 11008, 32, 278, 256),
-    "tiny": Shape(32, 2, 48, 4, 12, 6),
-}
+CHECKPOINT_DTYPE = "fp32"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--shape", choices=SHAPES, default="tabletop", help="decoder with random weights (default: %(default)s)"
+        "--shape", choices=shapes.SHAPES, default="tabletop", help="decoder with random weights (default: %(default)s)"
     )
     parser.add_argument("--checkpoint", type=Path, help="a student instead: whole steps on frames of the simulated arm")
     parser.add_argument(
@@ -59,7 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--budget", type=float, help="of the student (default: what it was made for)")
     parser.add_argument("--layers", type=int, help="layers to run of a shape (default: 15 of 32, in this proportion)")
-    parser.add_argument("--dtype", choices=DTYPES, default="fp32")
+    parser.add_argument(
+        "--depth", type=int, help="layers that the shape has (default: as published; fewer need less memory)"
+    )
+    parser.add_argument("--decode", type=int, help="words after the prompt (default: 7 of openvla-7b, none of others)")
+    parser.add_argument("--dtype", choices=shapes.DTYPES, default=CHECKPOINT_DTYPE)
+    parser.add_argument("--device", default="cpu", help="of a shape: cpu or cuda (default: %(default)s)")
+    parser.add_argument("--capture", choices=captured.WAYS, help="of a shape: also time its plan captured in this way")
     parser.add_argument(
         "--seconds", type=float, default=20.0, help="how long to measure; every way runs three times or more"
     )
@@ -73,6 +59,13 @@ def run(args: argparse.Namespace) -> int:
         return _all_engines(args)
     found = _of_student(args) if args.checkpoint else _of_shape(args)
     body = {**machine(), **found, "dtype": args.dtype, "threads": args.threads}
+    _say(body)
+    if args.json:
+        args.json.write_text(json.dumps(body, indent=1) + "\n")
+    return 0
+
+
+def _say(body: dict) -> None:
     print(
         f"{body['shape']}: {body['layers_executed']:.2f} of {body['layers_total']} layers take "
         f"{body['decoder_ms_plan']:.2f} ms, all take {body['decoder_ms_full']:.2f} ms: {1 / body['ratio']:.2f} × "
@@ -81,9 +74,19 @@ def run(args: argparse.Namespace) -> int:
     if "step_ratio" in body:
         full, part = body["step_ms_full"], body["step_ms_plan"]
         print(f"whole step: {part:.2f} of {full:.2f} ms, {full / part:.2f} × faster")
-    if args.json:
-        args.json.write_text(json.dumps(body, indent=1) + "\n")
-    return 0
+    for what, name in (("decode", "{n} words after the prompt"), ("words", "prompt and {n} words")):
+        if f"{what}_ratio" in body:
+            full, part = body[f"{what}_ms_full"], body[f"{what}_ms_plan"]
+            name = name.format(n=body["decode_tokens"])
+            print(f"{name}: {part:.2f} of {full:.2f} ms, ratio {body[f'{what}_ratio']:.3f}")
+    if "head_ms" in body:
+        print(f"diffusion head: {body['head_ms']:.2f} ms, under every plan")
+    if "capture" in body:
+        print(
+            f"captured ({body['capture']}): {body['captured_ms']:.2f} of {body['uncaptured_ms']:.2f} ms, "
+            f"{body['capture_s']:.1f} s and {body['capture_bytes'] >> 20} MiB once, "
+            f"largest difference {body['capture_difference']:.1e}"
+        )
 
 
 def _all_engines(args: argparse.Namespace) -> int:
@@ -104,37 +107,28 @@ def _all_engines(args: argparse.Namespace) -> int:
     return 0
 
 
-@torch.inference_mode()
 def _of_shape(args: argparse.Namespace) -> dict:
-    shape, dtype = SHAPES[args.shape], DTYPES[args.dtype]
-    count = round(shape.layers * 15 / 32) if args.layers is None else args.layers
-    if not 2 <= count <= shape.layers:
-        raise ContractError(f"--layers {count} is not in 2 … {shape.layers}: first and last always run")
-    decoder = random_decoder(shape, dtype)
-    router = Router(shape.width, 32, shape.layers, shape.vision).to(dtype).eval()
-    tokens = torch.randn(1, shape.tokens, shape.width).to(dtype)
-    present, budget = torch.ones(1, shape.tokens, dtype=torch.bool), torch.tensor([0.47], dtype=dtype)
-    kept = {0, shape.layers - 1, *np.linspace(1, shape.layers - 2, count - 2).round().astype(int).tolist()}
-    plan = [i in kept for i in range(shape.layers)]
-    full_ms, plan_ms, router_ms = side_by_side(
-        (
-            lambda: decoder(tokens, present),
-            lambda: decoder(tokens, present, plan),
-            lambda: router(tokens, present, budget).tolist(),
-        ),
-        args.seconds,
-    )
-    return _ratios(args.shape, shape.layers, sum(plan), full_ms, plan_ms) | {
-        "router_share": router_ms / (plan_ms + router_ms)
-    }
+    shape = shapes.SHAPES[args.shape]
+    if args.depth is not None:
+        shape = replace(shape, decoder=replace(shape.decoder, layers=args.depth))
+    layers = round(shape.decoder.layers * 15 / 32) if args.layers is None else args.layers
+    decode = shape.words if args.decode is None else args.decode
+    asked = shapes.Asked(shape, args.dtype, args.device, layers, decode, args.capture, args.seconds)
+    found = {"shape": args.shape, **shapes.measure(asked)}
+    if asked.device.startswith("cuda"):
+        found |= {"processor": machine()["device"], "device": torch.cuda.get_device_name(asked.device)}
+    return found
 
 
 def _of_student(args: argparse.Namespace) -> dict:
     from actdistill_ros.policy.engine import TorchEngine
     from actdistill_ros.policy.runtime import PolicyRuntime
 
-    if args.dtype != "fp32":
-        raise ContractError("a checkpoint runs as it was saved, in fp32; leave --dtype out, or measure a --shape")
+    if args.dtype != CHECKPOINT_DTYPE or args.device != "cpu" or args.capture:
+        raise ContractError(
+            "a checkpoint runs as it was saved, in fp32 on the CPU; leave --dtype, --device and --capture out, or measure "
+            "a --shape"
+        )
     student = PolicyRuntime.load(args.checkpoint)
     student.set_budget(args.budget)
     if args.engine == "torch":
@@ -198,36 +192,6 @@ def _ratios(shape: str, total: int, executed: float, full_ms: float, plan_ms: fl
         "ratio": plan_ms / full_ms,
         "share_of_ideal": (executed / total) / (plan_ms / full_ms),
     }
-
-
-def side_by_side(ways: tuple[Callable[[], object], ...], seconds: float) -> list[float]:
-    """Median milliseconds of each, taken in turns so that a slower moment of the machine meets all alike."""
-    for way in ways:
-        way()
-    times: list[list[float]] = [[] for _ in ways]
-    start = time.monotonic()
-    while len(times[0]) < 3 or time.monotonic() - start < seconds:
-        for way, found in zip(ways, times, strict=True):
-            begin = time.perf_counter()
-            way()
-            found.append((time.perf_counter() - begin) * 1e3)
-    return [float(np.median(found)) for found in times]
-
-
-def random_decoder(shape: Shape, dtype: torch.dtype) -> RoutedDecoder:
-    """Made in its final type at once: seven billion float32 weights would not fit where as many bfloat16 do."""
-    with torch.device("meta"):
-        decoder = RoutedDecoder(shape.width, shape.heads, shape.feed_forward, shape.layers).to(dtype)
-    rotary = RoutedDecoder(shape.width, shape.heads, 8, 0).rotary  # its table is computed, not loaded
-    decoder = decoder.to_empty(device="cpu")
-    decoder.rotary = rotary
-    block = (torch.randn(1 << 20) * 0.02).to(dtype)
-    for parameter in decoder.parameters():
-        flat = parameter.data.view(-1)
-        for begin in range(0, len(flat), len(block)):
-            part = flat[begin : begin + len(block)]
-            part.copy_(block[: len(part)])
-    return decoder.eval()
 
 
 def _frames() -> list:

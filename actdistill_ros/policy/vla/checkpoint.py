@@ -55,12 +55,12 @@ def load(
     read. Raises ContractError for anything that is not right.
     """
     made = layout.read(path)
-    dtype_, source = weights.dtype_of(dtype), open_source(made)
+    held, source = weights.held_as(dtype), open_source(made)
     beside = read_beside(made, source, statistics_key, crop_area, tokenizer)
     model = unfilled(made.shape, device)
     weights.check(model, made.shape, source)
-    weights.check_memory(model, dtype_, device, available)
-    weights.fill(model, source, dtype_, device)
+    weights.check_memory(model, held, device, available)
+    weights.fill(model, source, held, device)
     return VlaCheckpoint(model=model, bins=ActionBins(made.vocabulary, made.bins), **beside)
 
 

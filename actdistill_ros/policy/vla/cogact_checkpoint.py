@@ -53,14 +53,14 @@ def load(
             f"{made.folder} has no checkpoints/NAME.pt; CogACT is published as a run with config.json, "
             "dataset_statistics.json and one such file. A folder of safetensors is OpenVLA's."
         )
-    dtype_, source = weights.dtype_of(dtype), PrismaticFile(made.prismatic)
+    held, source = weights.held_as(dtype), PrismaticFile(made.prismatic)
     beside = checkpoint.read_beside(made, source, statistics_key, crop_area, tokenizer)
     network = _unfilled_head(source, made.shape.decoder.width, head)
     speaking = unfilled(made.shape, device)  # the file holds a token head too; it is checked, and left there
     weights.check(speaking, made.shape, source)
     vlm = nn.ModuleDict({"vlm": speaking.vlm})
-    _check_memory(vlm, network, dtype_, device, available)
-    weights.fill(vlm, source, dtype_, device)
+    _check_memory(vlm, network, held, device, available)
+    weights.fill(vlm, source, held, device)
     _fill_head(network, source, device)
     return VlaCheckpoint(model=CogACT(speaking.vlm, network).eval(), bins=None, **beside)
 
@@ -112,10 +112,10 @@ def _shape_of(found: Mapping[str, tuple[int, ...]], size: DiTShape, where: str) 
     return replace(size, chunk=max(1, positions - 1))
 
 
-def _check_memory(vlm: nn.Module, head: DiT, dtype: torch.dtype, device: str, available: int | None) -> None:
+def _check_memory(vlm: nn.Module, head: DiT, held: weights.Held, device: str, available: int | None) -> None:
     free = weights.free_bytes(device) if available is None else available
     beside = sum(p.numel() for p in head.parameters()) * torch.float32.itemsize
-    weights.check_memory(vlm, dtype, device, max(0, free - beside))
+    weights.check_memory(vlm, held, device, max(0, free - beside))
 
 
 def _fill_head(head: DiT, source: PrismaticFile, device: str) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from actdistill_ros.contract.contract import ContractError
+from actdistill_ros.policy.vla import quantised
 from actdistill_ros.policy.vla.openvla import PrismaticShape
 from actdistill_ros.policy.vla.sources import TensorSource
 from actdistill_ros.policy.vla.vision import stored_shapes
@@ -26,11 +28,30 @@ _COMPUTED = "rotary_emb.inv_freq"  # older Llamas stored a table that every Llam
 _NAMED_AT_MOST = 8
 
 
-def dtype_of(name: str) -> torch.dtype:
-    """Raises ContractError if the type is not one that the weights may be held in."""
-    if name not in DTYPES:
-        raise ContractError(f"weights may be held in {', '.join(DTYPES)}; got {name!r}.")
-    return DTYPES[name]
+@dataclass(frozen=True)
+class Held:
+    """How weights are held: in `dtype`, the linear layers of the decoder as `linear` if that is not None."""
+
+    name: str
+    dtype: torch.dtype
+    linear: type[quantised.Int8Linear | quantised.Int4Linear] | None = None
+
+    def is_linear(self, parameter: str) -> bool:
+        """Whether a parameter of this name is held as `linear`. All of a decoder layer's but its norms are."""
+        return self.linear is not None and ".decoder.layers." in f".{parameter}" and "proj.weight" in parameter
+
+    def nbytes(self, parameter: str, count: int) -> float:
+        """Memory of so many of its numbers."""
+        return count * (self.linear.BITS / 8 if self.is_linear(parameter) else self.dtype.itemsize)
+
+
+def held_as(name: str) -> Held:
+    """Raises ContractError if this is not one of the types that weights may be held in."""
+    if name in DTYPES:
+        return Held(name, DTYPES[name])
+    if name in quantised.KINDS:
+        return Held(name, torch.bfloat16, quantised.KINDS[name])
+    raise ContractError(f"weights may be held in {', '.join((*DTYPES, *quantised.KINDS))}; got {name!r}.")
 
 
 def stored_name(ours: str) -> str:
@@ -66,30 +87,46 @@ def problems(needed: Mapping[str, tuple], spare: Mapping[str, tuple], found: Map
         raise ContractError(f"{where}: {listed}. The weights are of another model than config.json, or incomplete.")
 
 
-def check_memory(model: nn.Module, dtype: torch.dtype, device: str, available: int | None = None) -> None:
-    """available: free bytes; None asks the device. Raises ContractError if the weights do not fit."""
-    wanted = int(sum(p.numel() for p in model.parameters()) * dtype.itemsize * ROOM)
+def check_memory(model: nn.Module, held: Held, device: str, available: int | None = None) -> None:
+    """available: free bytes; None asks the device. Raises ContractError if the weights do not fit, or cannot be held
+    so on that device."""
+    if held.linear:
+        shapes = {tuple(p.shape) for name, p in model.named_parameters() if held.is_linear(name)}
+        quantised.check(held.name, shapes, device)
+    wanted = int(sum(held.nbytes(name, p.numel()) for name, p in model.named_parameters()) * ROOM)
     free = free_bytes(device) if available is None else available
     if wanted > free:
         raise ContractError(
-            f"the weights take {wanted / 2**30:.1f} GiB as {str(dtype).removeprefix('torch.')}, {device} has "
-            f"{free / 2**30:.1f} GiB free. Stop what else uses it, take bfloat16, or a larger machine."
+            f"the weights take {wanted / 2**30:.1f} GiB as {held.name}, {device} has {free / 2**30:.1f} GiB free. Stop "
+            "what else uses it, take bfloat16 or int8, or a larger machine."
         )
 
 
-def fill(model: nn.Module, source: TensorSource, dtype: torch.dtype, device: str) -> None:
-    """Give every parameter its memory and its numbers. At no time is more than one part of a tensor held beside them.
+def fill(model: nn.Module, source: TensorSource, held: Held, device: str) -> None:
+    """Give every parameter its memory and its numbers. At no time is more than one part of a tensor held beside them,
+    or one whole tensor where the type is int4.
 
-    Raises ContractError if a number cannot be held in `dtype`, or is not finite.
+    Raises ContractError if a number cannot be held in that type, or is not finite.
     """
     for name, parameter in list(model.named_parameters()):
-        value = torch.empty(parameter.shape, dtype=dtype, device=device)
-        for rows, part in source.parts(stored_name(name)):
+        stored, shape = stored_name(name), tuple(parameter.shape)
+        owner, _, leaf = name.rpartition(".")
+        if held.is_linear(name):
+            linear = held.linear.of(_finite_parts(source, stored), shape, held.dtype, device)
+            model.set_submodule(owner, linear)
+            continue
+        value = torch.empty(shape, dtype=held.dtype, device=device)
+        for rows, part in source.parts(stored):
             value[rows].copy_(part)
             del part  # its file cannot be closed while it is held
-            _check_finite(value[rows], stored_name(name), source.where)
-        owner, _, leaf = name.rpartition(".")
+            _check_finite(value[rows], stored, source.where)
         setattr(model.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
+
+
+def _finite_parts(source: TensorSource, stored: str) -> Iterator[tuple[slice, Tensor]]:
+    for rows, part in source.parts(stored):
+        _check_finite(part, stored, source.where)
+        yield rows, part
 
 
 def _check_finite(part: Tensor, name: str, where: str) -> None:
