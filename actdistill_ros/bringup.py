@@ -13,10 +13,13 @@ from pathlib import Path
 from actdistill_ros import run_folder
 from actdistill_ros.arm import can
 from actdistill_ros.arm.backend import ArmError
+from actdistill_ros.arm.hardware import WITHOUT_WORLD
 from actdistill_ros.contract import contract
 from actdistill_ros.contract.contract import Contract
+from actdistill_ros.control.arm_models import MODELS
 from actdistill_ros.sim import meshes
 from actdistill_ros.sim.layout import CAMERAS as SIM_CAMERAS
+from actdistill_ros.sim.protocol import ARM
 from actdistill_ros.teleop import spacemouse
 
 PACKAGE = "actdistill_ros"
@@ -43,6 +46,7 @@ class Argument:
 ARGUMENTS = (
     Argument("hardware", "which arm: the simulated world, the vendor SDK over an emulated bus, or the real arm", "sim",
              ("sim", "sdk_sim", "real")),
+    Argument("model", "which model the arm is; the simulated world has an X5", "X5", tuple(MODELS)),
     Argument("can", "CAN interface of the real arm", "can0"),
     Argument("devices", "video devices of the real cameras, in the cameras' order, comma separated", ""),
     Argument("checkpoint", "folder of the policy, relative to here or to the package", "models/tabletop-teacher"),
@@ -139,36 +143,27 @@ def plan(
     Raises BringupError or ContractError if any value does not fit; nothing is started and nothing is written.
     """
     value = _complete(values)
-    hardware = value["hardware"]
+    hardware, model = value["hardware"], value["model"]
     real = hardware == "real"
     if real:
         _refuse_without_can(value["can"], bus)
-    base = share()
-    namespace = _namespace(value["namespace"])
-    checkpoint, promise = _checkpoint(value["checkpoint"], base)
-    cameras = _cameras(value["cameras"], promise, checkpoint, () if real else SIM_CAMERAS)
-    devices = _devices(value["devices"], cameras, real)
-    record = _record(value["record"])
+    if hardware == "sim" and model != ARM:
+        raise BringupError(f"model:={model}: the arm in the simulated world is an {ARM}. {WITHOUT_WORLD}.")
+    base, namespace = share(), _namespace(value["namespace"])
     folder = run_folder.path(namespace, environment)
     autostart = value["autostart"] == "true"
     teleop, teleop_notes = _teleop(value, find, terminal)
-    picture, notes = _picture(value["rviz"] == "true", base, find)
+    picture, notes = _picture(value["rviz"] == "true", base, MODELS[model].urdf, find)
     # Two publishers of the arm's links would fight on /tf; without the other one the driver publishes them if it can.
     links = {"publish_tf": False} if any(node.name == "robot_state_publisher" for node in picture) else {}
-    sim = [_sim_world(value, cameras, folder)] + ([_emulated_bus(folder)] if hardware == "sdk_sim" else [])
-    nodes = [
-        *([] if real else sim),
-        NodeSpec(DRIVER, DRIVER, {"hardware": hardware, "sim_endpoint": str(folder), "autostart": autostart,
-                                  **({"can_interface": value["can"]} if real else {}), **links}),
-        NodeSpec("camera_node", "camera_node",
-                 {"backend": "v4l2" if real else "sim", "cameras": cameras, "sim_endpoint": str(folder),
-                  "autostart": autostart, **devices}),
-        NodeSpec("inference_node", "inference_node",
-                 {"checkpoint": str(checkpoint), "instruction": value["instruction"], "cameras": cameras,
-                  "budget": _budget(value["budget"]), "autostart": autostart}),
-        NodeSpec("monitor_node", "monitor_node",
-                 {"camera": cameras[0], "autostart": autostart, **({"record": record} if record else {})}),
-    ]  # fmt: skip
+    can_interface = {"can_interface": value["can"]} if real else {}
+    own = {"hardware": hardware, "model": model, "sim_endpoint": str(folder), "autostart": autostart}
+    driver = NodeSpec(DRIVER, DRIVER, {**own, **can_interface, **links})
+    if hardware == "sdk_sim" and model != ARM:
+        nodes = _without_world(value, driver, folder)
+        notes = (*notes, f"no simulated world has an {model}: no cameras, no policy; teleop and trajectories move it")
+    else:
+        nodes = _with_policy(value, driver, folder, base)
     return Graph((*nodes, *teleop, *picture), namespace, value["log_level"], folder, middleware(environment),
                  (*notes, *teleop_notes))  # fmt: skip
 
@@ -180,6 +175,36 @@ def middleware(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
     }
     return {name: text for name, text in defaults.items() if not environment.get(name)}
+
+
+def _without_world(value: Mapping[str, str], driver: NodeSpec, folder: Path) -> list[NodeSpec]:
+    """The emulated bus and the driver alone."""
+    for name in ("instruction", "cameras", "devices", "record"):
+        if value[name]:
+            raise BringupError(f"{name}:={value[name]} needs cameras, and no simulated world has an {value['model']}: "
+                               f"leave it out, or pass model:={ARM}.")  # fmt: skip
+    return [_emulated_bus(folder, value["model"]), driver]
+
+
+def _with_policy(value: Mapping[str, str], driver: NodeSpec, folder: Path, base: Path) -> list[NodeSpec]:
+    """World and emulated bus where there are any, then the driver, then what sees and thinks."""
+    real, autostart = value["hardware"] == "real", value["autostart"] == "true"
+    checkpoint, promise = _checkpoint(value["checkpoint"], base)
+    cameras = _cameras(value["cameras"], promise, checkpoint, () if real else SIM_CAMERAS)
+    devices, record = _devices(value["devices"], cameras, real), _record(value["record"])
+    sim = [_sim_world(value, cameras, folder)] + ([_emulated_bus(folder)] if value["hardware"] == "sdk_sim" else [])
+    return [
+        *([] if real else sim),
+        driver,
+        NodeSpec("camera_node", "camera_node",
+                 {"backend": "v4l2" if real else "sim", "cameras": cameras, "sim_endpoint": str(folder),
+                  "autostart": autostart, **devices}),
+        NodeSpec("inference_node", "inference_node",
+                 {"checkpoint": str(checkpoint), "instruction": value["instruction"], "cameras": cameras,
+                  "budget": _budget(value["budget"]), "autostart": autostart}),
+        NodeSpec("monitor_node", "monitor_node",
+                 {"camera": cameras[0], "autostart": autostart, **({"record": record} if record else {})}),
+    ]  # fmt: skip
 
 
 def mistyped(given: Iterable[str]) -> tuple[str, ...]:
@@ -297,9 +322,11 @@ def _sim_world(value: Mapping[str, str], cameras: tuple[str, ...], folder: Path)
     return NodeSpec("sim_world", "sim_world", arguments=arguments, ros=False, ready="ready")
 
 
-def _emulated_bus(folder: Path) -> NodeSpec:
-    arguments = ("--folder", str(folder), "--world", str(folder))
-    return NodeSpec("emulated_bus", "emulated_bus", arguments=arguments, ros=False, ready="ready")
+def _emulated_bus(folder: Path, model: str = ARM) -> NodeSpec:
+    """In front of the simulated world if that has such an arm, else with simple joints."""
+    start = ",".join(f"{q:g}" for q in MODELS[model].home_rad)
+    arm = ("--world", str(folder)) if model == ARM else ("--model", model, f"--start={start}")
+    return NodeSpec("emulated_bus", "emulated_bus", arguments=("--folder", str(folder), *arm), ros=False, ready="ready")
 
 
 def own_terminal() -> str:
@@ -350,7 +377,7 @@ def _teleop(
 
 
 def _picture(
-    rviz: bool, base: Path, find: Callable[[str, str], Path | None]
+    rviz: bool, base: Path, urdf: Path, find: Callable[[str, str], Path | None]
 ) -> tuple[tuple[NodeSpec, ...], tuple[str, ...]]:
     """What shows the arm: its moving frames where the machine can publish them, RViz where it is asked for."""
     if rviz and not find("rviz2", "rviz2"):
@@ -358,20 +385,15 @@ def _picture(
             "rviz:=true, but RViz is not installed here. Install the rviz2 package of your ROS distribution "
             "(sudo apt-get install ros-$ROS_DISTRO-rviz2) or leave rviz out."
         )
-    nodes, notes = [], []
-    description = next(iter(sorted((base / "urdf").glob("*.urdf"))), None)
-    if description and find("robot_state_publisher", "robot_state_publisher"):
-        name, parameters = "robot_state_publisher", {"robot_description": description.read_text()}
-        nodes.append(NodeSpec(name, name, parameters, package=name))
+    nodes, notes, name = [], [], "robot_state_publisher"
+    if find(name, name):
+        nodes.append(NodeSpec(name, name, {"robot_description": (base / urdf).read_text()}, package=name))
     else:
         notes.append(
             "no robot_state_publisher here: /robot_description stays silent; "
             "the driver publishes /tf where tf2_msgs is installed"
         )
     if rviz:
-        nodes.append(
-            NodeSpec(
-                "rviz2", "rviz2", arguments=("-d", str(base / "config" / "arm.rviz")), package="rviz2", essential=False
-            )
-        )
+        config = str(base / "config" / "arm.rviz")
+        nodes.append(NodeSpec("rviz2", "rviz2", arguments=("-d", config), package="rviz2", essential=False))
     return tuple(nodes), tuple(notes)

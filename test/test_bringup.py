@@ -76,6 +76,9 @@ def test_cameras_are_those_of_the_checkpoint_unless_given(checkpoint):
             "meshes:=/no/such/folder: no meshes in /no/such/folder: expected files such as",
         ),
         ({"hardware": "toy"}, "not one of sim, sdk_sim, real"),
+        ({"model": "L5"}, "model:=L5: the arm in the simulated world is an X5. hardware:=sdk_sim runs another model"),
+        ({"model": "L7"}, "model:=L7 is not one of X5, L5"),
+        ({"model": "L5", "hardware": "sdk_sim", "instruction": "lift"}, "instruction:=lift needs cameras, and no sim"),
         ({"namespace": "left arm"}, "not a ROS name"),
         ({"namespace": "/left/"}, "not a ROS name"),
         ({"namespace": "2nd"}, "not a ROS name"),
@@ -179,6 +182,24 @@ def test_behind_the_vendor_sdk_the_emulated_bus_hangs_on_the_world_that_started_
     assert nodes["camera_node"].parameters["backend"] == "sim"
 
 
+def test_another_model_has_no_world_and_is_moved_by_teleop_and_trajectories_on_the_emulated_bus(checkpoint):
+    made = graph(checkpoint, everything_installed, hardware="sdk_sim", model="L5", teleop="joy")
+    assert [node.name for node in made.nodes] == [
+        "emulated_bus", "arm_driver_node", "teleop_node", "joy_node", "robot_state_publisher",
+    ]  # fmt: skip
+    nodes = by_name(made)
+    assert nodes["emulated_bus"].arguments[2:4] == ("--model", "L5")
+    assert nodes["arm_driver_node"].parameters["model"] == "L5"
+    assert 'name="l5"' in nodes["robot_state_publisher"].parameters["robot_description"]
+    assert any("no simulated world has an L5: no cameras, no policy" in note for note in made.notes)
+
+
+def test_the_driver_and_the_description_are_of_the_model(checkpoint):
+    nodes = by_name(graph(checkpoint, everything_installed))
+    assert nodes["arm_driver_node"].parameters["model"] == "X5"
+    assert 'name="x5"' in nodes["robot_state_publisher"].parameters["robot_description"]
+
+
 def test_rviz_is_shown_where_it_is_installed_and_may_be_closed(checkpoint):
     node = by_name(graph(checkpoint, everything_installed, rviz="true"))["rviz2"]
     assert not node.essential
@@ -187,8 +208,7 @@ def test_rviz_is_shown_where_it_is_installed_and_may_be_closed(checkpoint):
 def test_the_driver_leaves_the_links_to_robot_state_publisher_where_that_runs(checkpoint):
     assert "publish_tf" not in by_name(graph(checkpoint))["arm_driver_node"].parameters
     nodes = by_name(graph(checkpoint, everything_installed))
-    if "robot_state_publisher" in nodes:  # it needs a file in urdf/
-        assert nodes["arm_driver_node"].parameters["publish_tf"] is False
+    assert nodes["arm_driver_node"].parameters["publish_tf"] is False
 
 
 def test_no_teleop_is_started_unless_asked_for(checkpoint):

@@ -153,11 +153,11 @@ def test_an_action_that_would_fold_the_arm_into_itself_is_refused():
     assert "within" in bench.state.reason or "unreachable" in bench.state.reason
 
 
-def test_the_rest_pose_of_the_vendor_is_free_and_the_table_is_seen():
+def test_the_rest_pose_of_the_vendor_is_close_and_the_table_is_seen():
     rest = clearance(np.zeros(6), SETTINGS.table_z_m)
-    assert 0.0 < rest.distance_m < 0.01 and rest.between == ("wrist", "shoulder")
+    assert -0.03 < rest.distance_m < 0.0 and rest.between == ("wrist", "upper arm")
     assert clearance(HOME_Q, SETTINGS.table_z_m).distance_m > SETTINGS.self_clearance_m
-    low = clearance(np.array([0.0, 3.4, 0.2, 0.0, 0.0, 0.0]), SETTINGS.table_z_m)
+    low = clearance(np.array([0.0, 3.4, 1.2, 0.0, 0.0, 0.0]), SETTINGS.table_z_m)
     assert low.distance_m < 0.0 and low.between[1] == "table"
 
 

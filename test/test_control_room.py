@@ -169,13 +169,16 @@ def test_the_fuzz_sees_a_driver_that_keeps_to_another_room(changes, words):
     assert any(words in violation for violation in fuzz.run(150).violations)
 
 
-def test_a_jog_that_would_fold_the_arm_further_than_the_vendors_rest_pose_is_stopped_with_the_parts_named():
-    bench = Bench()
+@pytest.mark.parametrize(("model", "parts"), [("X5", "wrist and upper arm"), ("L5", "wrist and upper arm")])
+def test_a_jog_that_would_fold_the_arm_further_than_the_vendors_rest_pose_is_stopped_with_the_parts_named(model, parts):
+    bench = Bench(model=model)
     bench.q = np.zeros(6)
     bench.tick()
+    body = bench.settings.arm.body
+    rest_m = body.clearance(bench.q, SETTINGS.table_z_m).distance_m
     release(bench.activate())
     press(bench, 0.3, x=0.1)
-    assert clearance(bench.q, SETTINGS.table_z_m).distance_m > 0.0005
-    assert any("jog stopped: wrist and shoulder would come within" in event for event in bench.events)
+    assert body.clearance(bench.q, SETTINGS.table_z_m).distance_m > rest_m - 0.0005
+    assert any(f"jog stopped: {parts} would come within" in event for event in bench.events)
     press(bench, 1.0, z=0.1)  # and out of there it goes
-    assert clearance(bench.q, SETTINGS.table_z_m).distance_m > SETTINGS.self_clearance_m
+    assert body.clearance(bench.q, SETTINGS.table_z_m).distance_m > SETTINGS.self_clearance_m

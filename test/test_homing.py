@@ -13,7 +13,7 @@ from std_srvs.srv import Trigger
 from test_arm_driver_node import Robot, motors  # noqa: F401
 
 from actdistill_ros.control.arm_models import X5
-from actdistill_ros.nodes.homing import HOME, HOME_RAD
+from actdistill_ros.nodes.homing import HOME
 from actdistill_ros.sim.layout import HOME_TCP_M
 
 forward = X5.chain.forward
@@ -35,7 +35,7 @@ def call(robot: Robot) -> Trigger.Response:
 
 
 def test_home_is_where_tasks_begin():
-    np.testing.assert_allclose(forward(HOME_RAD).position_m, HOME_TCP_M, atol=2e-3)
+    np.testing.assert_allclose(forward(X5.home_rad).position_m, HOME_TCP_M, atol=2e-3)
 
 
 def test_a_holding_arm_goes_home_slowly_and_the_gripper_stays(robot):

@@ -142,8 +142,8 @@ def test_settings_with_a_typo_or_a_wrong_value_are_refused(tmp_path):
     file = tmp_path / "sdk.yaml"
     for old, new, words in (
         ("gripper_kp:", "griper_kp:", "lacks gripper_kp"),
-        ("model: X5", "model: X5\ncolour: red", "has unknown colour; known are"),
-        ("model: X5", "model: X9", "model is 'X9', expected one of X5, L5"),
+        ("cycle_s", "colour: red\ncycle_s", "has unknown colour; known are"),
+        ("cycle_s", "model: L5\ncycle_s", "has unknown model; known are"),
         ("cycle_s: 0.002", "cycle_s: 0", "cycle_s is 0, expected a number above 0"),
         ("damping_kd: [2.0,", "damping_kd: [20.0,", "damping_kd is .* at most 5"),
     ):

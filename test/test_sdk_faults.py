@@ -122,7 +122,7 @@ def test_a_gripper_that_reads_outside_its_range_is_refused_with_its_reading(bus)
 def test_the_other_model_is_refused_before_there_is_power(tmp_path, made, told):
     bus = Bus(tmp_path, made)
     try:
-        with pytest.raises(ArmError, match=f"joint1 answers as .*, so this is no {told}: set model"):
+        with pytest.raises(ArmError, match=f"joint1 answers as .*, so this is no {told}: pass model:={made}"):
             bus.arm(told).connect()
         assert {frame.data for frame in bus.frames() if frame.pid} == {BRAKE}  # the SDK was not let near it
         np.testing.assert_allclose([bus.real()[f"joint{i + 1}"][0] for i in range(3)], START[:3], atol=1e-3)

@@ -38,7 +38,7 @@ class Finding:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--can", default="can0", help="CAN interface of the arm (default: %(default)s)")
     parser.add_argument(
-        "--model", choices=sorted(MODELS), help="arm that should be there (default: as in config/sdk.yaml)"
+        "--model", choices=sorted(MODELS), default="X5", help="arm that should be there (default: %(default)s)"
     )
     parser.add_argument(
         "--motors",
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
 def examine(
     bus: CanBus,
-    model: str | None = None,
+    model: str = "X5",
     motors: bool = False,
     ids: Callable[[], set[tuple[str, str]]] = adapters.usb_ids,
     ports: Callable[[], list[adapters.Port]] = adapters.serial_ports,
@@ -68,11 +68,11 @@ def examine(
     """From the software to the motors; ends where what follows makes no sense any more."""
     yield _sdk()
     try:
-        settings = sdk_settings.load()
+        settings = sdk_settings.load(model=model)
     except ArmError as error:
         yield Finding(False, "settings", str(error))
         return
-    yield Finding(True, "settings", f"config/sdk.yaml fits, model {model or settings.model}")
+    yield Finding(True, "settings", f"config/sdk.yaml fits, model {model}")
     try:
         can.check_name(bus.name)
         link = bus.link()
@@ -96,15 +96,13 @@ def examine(
     if not motors:
         yield Finding(True, "motors", "not asked; add --motors (support the arm: one that was left holding lets go)")
         return
-    names = [model or settings.model]
-    yield from examine_motors(bus, names[0], settings)
+    yield from examine_motors(bus, settings)
 
 
-def examine_motors(bus: CanBus, model: str, settings: SdkSettings) -> Iterator[Finding]:
+def examine_motors(bus: CanBus, settings: SdkSettings) -> Iterator[Finding]:
     """Ask the gripper, then the wrist, then the big joints, which are another kind in another model and take the frame
     for the same."""
-    values = {**settings.__dict__, "model": model}
-    monitor = BusMonitor(SdkSettings(**values))
+    model, monitor = settings.model, BusMonitor(settings)
     with bus.open() as connection:
         for index in (6, 3, 4, 5, 0, 1, 2):
             motor = monitor.motors[index]
@@ -173,4 +171,4 @@ def _sdk() -> Finding:
 
 def _other(model: str) -> str:
     other = next(name for name in sorted(MODELS) if name != model)
-    return f"for an {other}, set model: {other} in config/sdk.yaml and ask with --model {other}"
+    return f"for an {other}, ask with --model {other} and start with model:={other}"

@@ -69,6 +69,11 @@ MODELS = {"X5": _arm(Kind.EC_A4310), "L5": _arm(Kind.DM_J4340)}
 """Six joints, then the gripper, as the vendor SDK configures them."""
 
 
+def others(model: str) -> str:
+    """The argument that says it is another model, in words."""
+    return " or ".join(f"model:={name}" for name in MODELS if name != model)
+
+
 @dataclass(frozen=True)
 class Command:
     """torque: the motor adds kp (position - its own) + kd (velocity - its own) + torque [Nm]."""

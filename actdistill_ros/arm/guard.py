@@ -26,6 +26,7 @@ from actdistill_ros.arm.bus_monitor import BusMonitor, foreign_words
 from actdistill_ros.arm.can import CanBus, SocketCan, restart
 from actdistill_ros.arm.damper import LINGER_S, Damper, hear, rescue
 from actdistill_ros.arm.error import ArmError
+from actdistill_ros.arm.frames import others
 from actdistill_ros.arm.probe import probe
 from actdistill_ros.arm.sdk_settings import SdkSettings
 
@@ -80,7 +81,7 @@ class Guard:
         self._monitor = BusMonitor(settings)
         self._listener = bus.open()
         if other := probe(self._listener, settings):
-            raise ArmError(f"{other}, so this is no {settings.model}: set model in config/sdk.yaml")
+            raise ArmError(f"{other}, so this is no {settings.model}: pass {others(settings.model)}")
         self._begin_s = time.monotonic()
         self._first_s = self._beat_s = 0.0
         self._ready, self._reason, self._lines, self._partial = False, "", [""], b""
@@ -226,7 +227,7 @@ class Guard:
                 f"{restart(self._bus.name)}"
             )
         elif monitor.other_model:
-            self._fail(f"{monitor.other_model}, so this is no {settings.model}: set model in config/sdk.yaml")
+            self._fail(f"{monitor.other_model}, so this is no {settings.model}: pass {others(settings.model)}")
         elif not self._ready:
             self._first_s = self._first_s or monitor.commanded_s
             if self._first_s and now - self._first_s > FIRST_S:

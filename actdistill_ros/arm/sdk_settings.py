@@ -16,7 +16,7 @@ SIX = ("kp", "kd", "damping_kd")
 
 @dataclass(frozen=True)
 class SdkSettings:
-    """The values of config/sdk.yaml; the comments there say what each one does."""
+    """The values of config/sdk.yaml; the comments there say what each one does. model: which arm, no key of the file."""
 
     model: str
     cycle_s: float
@@ -49,8 +49,8 @@ class SdkSettings:
         return SdkSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()})
 
 
-def load(path: Path | None = None) -> SdkSettings:
-    """The settings in `path`, or in the package's own config/sdk.yaml. Raises ArmError."""
+def load(path: Path | None = None, model: str = "X5") -> SdkSettings:
+    """The settings in `path`, or in the package's own config/sdk.yaml, for that model of the arm. Raises ArmError."""
     import yaml  # not needed by the processes that get their settings as JSON
 
     from actdistill_ros.control.settings import share_file
@@ -62,13 +62,15 @@ def load(path: Path | None = None) -> SdkSettings:
         raise ArmError(f"{path} cannot be read: {error}") from error
     if not isinstance(body, dict):
         raise ArmError(f"{path} holds no settings; start from the package's {FILE}")
-    names = {field.name for field in fields(SdkSettings)}
+    names = {field.name for field in fields(SdkSettings)} - {"model"}
     if missing := sorted(names - body.keys()):
         raise ArmError(f"{path} lacks {', '.join(missing)}")
     if unknown := sorted(body.keys() - names):
         raise ArmError(f"{path} has unknown {', '.join(map(str, unknown))}; known are {', '.join(sorted(names))}")
     try:
-        return SdkSettings(**{key: tuple(value) if isinstance(value, list) else value for key, value in body.items()})
+        return SdkSettings(
+            model=model, **{key: tuple(value) if isinstance(value, list) else value for key, value in body.items()}
+        )
     except ArmError as error:
         raise ArmError(f"{path}: {error}") from None
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from actdistill_ros.control import collision, kinematics
-from actdistill_ros.control.collision import Body
+from actdistill_ros.control import kinematics
+from actdistill_ros.control.collision import CAPSULES, Body
 from actdistill_ros.control.kinematics import Chain
 
 
@@ -26,10 +26,10 @@ class ArmModel:
     urdf: Path
 
 
-def _model(name: str, chain: Chain, capsules: tuple[collision.Capsule, ...], home_rad: list[float]) -> ArmModel:
-    return ArmModel(name, chain, Body(chain, capsules), np.array(home_rad), Path("urdf") / f"{name.lower()}.urdf")
+def _model(name: str, chain: Chain, home_rad: list[float]) -> ArmModel:
+    return ArmModel(name, chain, Body(chain, CAPSULES), np.array(home_rad), Path("urdf") / f"{name.lower()}.urdf")
 
 
-X5 = _model("X5", kinematics.X5, collision.X5, [0.0, 1.494, 1.172, -1.248, 0.0, 0.0])
-L5 = _model("L5", kinematics.L5, collision.X5, [0.0, 1.494, 1.172, -1.248, 0.0, 0.0])
+X5 = _model("X5", kinematics.X5, [0.0, 1.494, 1.172, -1.248, 0.0, 0.0])
+L5 = _model("L5", kinematics.L5, [0.0, 1.488, 1.189, -1.2715, 0.0, 0.0])
 MODELS = {model.name: model for model in (X5, L5)}

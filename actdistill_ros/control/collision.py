@@ -7,7 +7,6 @@ from functools import cached_property
 
 import numpy as np
 
-from actdistill_ros.control import kinematics
 from actdistill_ros.control.kinematics import Chain
 
 
@@ -22,15 +21,35 @@ class Capsule:
     radius_m: float
 
 
-NEAR_TABLE = ("elbow", "forearm", "wrist", "wrist bracket", "hand", "palm")
+CAPSULES = (
+    Capsule("base", 0, (0.0, 0.0, 0.01), (0.0, 0.0, 0.05), 0.05),
+    Capsule("shoulder", 2, (0.0, -0.034, 0.0), (0.0, 0.036, 0.0), 0.032),
+    Capsule("upper arm", 2, (0.0, -0.012, 0.0), (-0.264, -0.012, 0.0), 0.031),
+    Capsule("upper arm", 2, (0.0, 0.012, 0.0), (-0.264, 0.012, 0.0), 0.031),
+    Capsule("elbow", 3, (0.0, -0.036, 0.0), (0.0, 0.036, 0.0), 0.032),
+    Capsule("elbow bracket", 3, (0.025, -0.02, -0.048), (0.025, 0.02, -0.048), 0.045),
+    Capsule("forearm", 3, (0.02, 0.0, -0.052), (0.245, 0.0, -0.059), 0.039),
+    Capsule("wrist", 4, (0.0, -0.032, 0.0), (0.0, 0.032, 0.0), 0.030),
+    Capsule("wrist yoke", 4, (0.025, -0.026, 0.0), (0.025, 0.026, 0.0), 0.022),
+    Capsule("wrist bracket", 4, (0.03, 0.0, -0.015), (0.06, 0.0, -0.06), 0.032),
+    Capsule("hand", 5, (0.0, 0.0, 0.012), (0.0, 0.0, 0.09), 0.035),
+    Capsule("flange", 6, (0.0, 0.0, 0.0), (0.05, 0.0, 0.0), 0.03),
+    Capsule("palm", 6, (0.07, -0.062, 0.0), (0.07, 0.062, 0.0), 0.034),
+    Capsule("fingers", 6, (0.12, -0.036, 0.0), (0.12, 0.036, 0.0), 0.036),
+)
+"""Of both models, whose links differ by millimetres. Nothing of the arms' published meshes, the gripper open or closed,
+is more than 6 mm outside, and `self_clearance_m` is more than that."""
+NEAR_TABLE = ("elbow", "elbow bracket", "forearm", "wrist", "wrist yoke", "wrist bracket", "hand", "flange", "palm")
 """What must stay above the table; the fingers reach down to it, and the TCP has a limit of its own."""
 MOVES_AGAINST = {
     "forearm": ("base",),
     "wrist": ("base", "shoulder", "upper arm"),
-    "wrist bracket": ("base", "shoulder", "upper arm", "elbow"),
-    "hand": ("base", "shoulder", "upper arm", "elbow"),
-    "palm": ("base", "shoulder", "upper arm", "elbow", "forearm"),
-    "fingers": ("base", "shoulder", "upper arm", "elbow", "forearm"),
+    "wrist yoke": ("base", "shoulder", "upper arm"),
+    "wrist bracket": ("base", "shoulder", "upper arm"),
+    "hand": ("base", "shoulder", "upper arm"),
+    "flange": ("base", "shoulder", "upper arm"),
+    "palm": ("base", "shoulder", "upper arm"),
+    "fingers": ("base", "shoulder", "upper arm"),
 }
 """Pairs that can meet; the rest are neighbours in the chain or kept apart by the joint limits."""
 
@@ -137,19 +156,3 @@ def _between(p1: np.ndarray, q1: np.ndarray, p2: np.ndarray, q2: np.ndarray) -> 
 
 def _dot(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.einsum("...j,...j->...", u, v)
-
-
-X5 = (
-    Capsule("base", 0, (0.0, 0.0, 0.01), (0.0, 0.0, 0.04), 0.05),
-    Capsule("shoulder", 2, (0.0, -0.035, 0.0), (0.0, 0.035, 0.0), 0.032),
-    Capsule("upper arm", 2, (0.0, 0.0, 0.0), (-0.264, 0.0, 0.0), 0.026),
-    Capsule("elbow", 3, (0.0, -0.033, 0.0), (0.0, 0.033, 0.0), 0.03),
-    Capsule("forearm", 3, (0.02, 0.0, -0.03), (0.235, 0.0, -0.056), 0.022),
-    Capsule("wrist", 4, (0.0, -0.028, 0.0), (0.0, 0.028, 0.0), 0.026),
-    Capsule("wrist bracket", 4, (0.0, 0.0, -0.01), (0.06, 0.0, -0.07), 0.02),
-    Capsule("hand", 5, (0.0, 0.0, 0.0), (0.0, 0.0, 0.083), 0.024),
-    Capsule("palm", 6, (0.072, -0.028, 0.0), (0.072, 0.028, 0.0), 0.022),
-    Capsule("fingers", 6, (0.09, 0.0, 0.0), (0.13, 0.0, 0.0), 0.03),
-)
-
-clearance, clearances = Body(kinematics.X5, X5).clearance, Body(kinematics.X5, X5).clearances

@@ -17,6 +17,7 @@ from std_msgs.msg import String
 from actdistill_ros.arm.backend import ArmError
 from actdistill_ros.arm.hardware import HARDWARE, make
 from actdistill_ros.control import settings
+from actdistill_ros.control.arm_models import MODELS
 from actdistill_ros.control.loop import DriverLoop
 from actdistill_ros.control.modes import LIMP, Mode
 from actdistill_ros.msg import ActionChunk, ArmState
@@ -40,6 +41,7 @@ RETRY_S = 0.2
 def parameters(limits: settings.DriverSettings) -> tuple[Setting, ...]:
     """Parameters of the node; what is not here stands in config/arm.yaml."""
     return (
+        Setting("model", limits.model, f"which arm: {', '.join(MODELS)}"),
         Setting("hardware", "sim", f"which arm: {', '.join(HARDWARE)}"),
         Setting("sim_endpoint", "", "folder of the simulated world's sockets (hardware sim, sdk_sim)"),
         Setting("can_interface", "can0", "CAN interface of the arm (hardware real, sdk_sim)"),
@@ -70,10 +72,10 @@ class ArmDriverNode(LifecycleNode):
     # -- lifecycle
     @lifecycle.says_why
     def on_configure(self, state) -> TransitionCallbackReturn:
-        arm = make(*(value(self, name) for name in ("hardware", "sim_endpoint", "can_interface")))
+        arm = make(*(value(self, name) for name in ("hardware", "sim_endpoint", "can_interface", "model")))
         self._refuse_a_second_driver()
-        limits = replace(self._limits, rate_hz=value(self, "rate_hz"), speed_scale=value(self, "speed_scale"))
-        loop = DriverLoop(limits, arm)
+        limits = replace(self._limits, **{name: value(self, name) for name in ("rate_hz", "speed_scale", "model")})
+        self._arm, loop = limits.arm, DriverLoop(limits, arm)
         self._start(loop)
         self._loop = loop
         try:
@@ -81,9 +83,7 @@ class ArmDriverNode(LifecycleNode):
         except Exception:
             self._close()
             raise
-        self.get_logger().info(
-            f"arm reached at {limits.rate_hz:g} Hz ({value(self, 'hardware')}); idle until arm/set_mode"
-        )
+        self.get_logger().info(f"{self._arm.name} reached at {limits.rate_hz:g} Hz; idle until arm/set_mode")
         return super().on_configure(state)
 
     def on_activate(self, state) -> TransitionCallbackReturn:
@@ -140,12 +140,12 @@ class ArmDriverNode(LifecycleNode):
         self._joints = self.create_publisher(JointState, "joint_states", qos.STATE)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.STATE)
         self._description = self.create_publisher(String, "robot_description", qos.LATCHED)
-        self._description.publish(String(data=settings.share_file(Path("urdf") / "x5.urdf").read_text()))
+        self._description.publish(String(data=settings.share_file(self._arm.urdf).read_text()))
         self._tf = self._tf_publisher()
         operator = OperatorTopics(self, self._loop, lambda: self._active)
         self._parts = [
             (OperatorTopics.destroy, operator),
-            (Homing.destroy, Homing(self, self._loop, lambda: self._active)),
+            (Homing.destroy, Homing(self, self._loop, lambda: self._active, self._arm.home_rad)),
             (Stopping.destroy, Stopping(self, self._loop)),
             (self.destroy_timer, self.create_timer(1.0 / self._limits.state_hz, self._publish_state)),
             (self.destroy_timer, self.create_timer(1.0, self._publish_diagnostics)),
@@ -220,7 +220,7 @@ class ArmDriverNode(LifecycleNode):
         self._state.publish(arm_messages.arm_state_message(state))
         self._joints.publish(arm_messages.joint_state_message(state.feedback))
         if self._tf:
-            self._tf.publish(TFMessage(transforms=arm_messages.transforms(state.feedback, self._limits.arm.chain)))
+            self._tf.publish(TFMessage(transforms=arm_messages.transforms(state.feedback, self._arm.chain)))
 
     def _publish_diagnostics(self) -> None:
         state = self._loop.state(keep_events=True)

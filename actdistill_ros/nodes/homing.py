@@ -12,8 +12,6 @@ from actdistill_ros.control.loop import DriverLoop
 from actdistill_ros.control.trajectory import Trajectory
 
 HOME = "arm/home"
-HOME_RAD = np.array([0.0, 1.494, 1.172, -1.248, 0.0, 0.0])
-"""Gripper down, the TCP 0.25 m before the base and 0.10 m above the table; a test holds it to that."""
 SPEED_RAD_S = 0.3
 """Of the joint that has the longest way."""
 LEAST_S = 1.0
@@ -22,8 +20,9 @@ LEAST_S = 1.0
 class Homing:
     """The service; it answers when the way is found good and the arm is about to move, or why it is not."""
 
-    def __init__(self, node: Node, loop: DriverLoop, active: Callable[[], bool]) -> None:
-        self._node, self._loop, self._active = node, loop, active
+    def __init__(self, node: Node, loop: DriverLoop, active: Callable[[], bool], home_rad: np.ndarray) -> None:
+        """home_rad: (6,) of the arm's model."""
+        self._node, self._loop, self._active, self._home_rad = node, loop, active, home_rad
         self._service = node.create_service(Trigger, HOME, self._on_call)
 
     def destroy(self) -> None:
@@ -35,5 +34,5 @@ class Homing:
         return response
 
     def _go(self) -> str:
-        way = np.abs(HOME_RAD - self._loop.state(keep_events=True).feedback.position_rad).max()
-        return self._loop.follow(Trajectory(HOME_RAD[None], np.array([max(LEAST_S, way / SPEED_RAD_S)])))
+        way = np.abs(self._home_rad - self._loop.state(keep_events=True).feedback.position_rad).max()
+        return self._loop.follow(Trajectory(self._home_rad[None], np.array([max(LEAST_S, way / SPEED_RAD_S)])))

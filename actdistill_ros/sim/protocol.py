@@ -19,6 +19,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 MOTORS, CAMERA, WORLD = "motors.sock", "camera.sock", "world.sock"
+ARM = "X5"
+"""The model of the arm in the simulated world."""
 
 COMMAND = struct.Struct("<B7d")
 """enable (0 damping, 1 position), 6 joint targets [rad], gripper opening 0 closed … 1 open"""

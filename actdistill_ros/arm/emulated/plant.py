@@ -11,15 +11,14 @@ from typing import Protocol
 import numpy as np
 
 from actdistill_ros.arm.backend import ArmError
-from actdistill_ros.arm.frames import Command
+from actdistill_ros.arm.frames import DM_TORQUE, EC_CURRENT, MODELS, Command, Motor
 from actdistill_ros.control.limits import JOINT_MAX, JOINT_MIN
-from actdistill_ros.sim.protocol import COMMAND, DRIVE, FEEDBACK, MOTORS, endpoint
+from actdistill_ros.sim.protocol import ARM, COMMAND, DRIVE, FEEDBACK, MOTORS, endpoint
 
 OPEN_READOUT_RAD = 5.03  # gripper motor at opening 1, in the vendor SDK's configuration
 STEP_S = 0.0005
 INERTIA = (0.30, 0.30, 0.20, 0.05, 0.03, 0.02, 0.003)  # [kg m²] about each axis, rough
 FRICTION = (0.2, 0.2, 0.2, 0.05, 0.05, 0.05, 0.01)  # [Nm s/rad]
-STRENGTH = (58.0, 58.0, 58.0, 7.6, 7.6, 7.6, 7.6)  # [Nm], where the motors' scales end
 STOPS = (
     *((low - 0.02, high + 0.02) for low, high in zip(JOINT_MIN.tolist(), JOINT_MAX.tolist(), strict=True)),
     (0.0, OPEN_READOUT_RAD),
@@ -27,6 +26,11 @@ STOPS = (
 """Where the mechanics end [rad]; a motor that was placed beyond gets no further out."""
 RELAXED = Command(0.0, 0.0, 0.0, 0.0, 0.0)
 WORLD_PERIOD_S = 0.004
+
+
+def strength_nm(motor: Motor) -> float:
+    """Torque at which the motor's scale ends."""
+    return (DM_TORQUE if motor.kind.damiao else EC_CURRENT) * motor.kind.value[1]
 
 
 class Plant(Protocol):
@@ -75,6 +79,7 @@ class JointModel:
     def __init__(self, model: str, start_rad: tuple[float, ...]) -> None:
         """start_rad: 7 positions, the gripper's in motor radians."""
         self._gravity = Gravity(model)
+        self._strength = [strength_nm(motor) for motor in MODELS[model]]
         self._q, self._v, self._t = list(start_rad), [0.0] * 7, [0.0] * 7
         self._commands = [RELAXED] * 7
         self._load = [0.0] * 7
@@ -89,7 +94,7 @@ class JointModel:
         self._advance(index, now_s)
         command, q, v = self._commands[index], self._q[index], self._v[index]
         torque = command.kp * (command.position_rad - q) + command.kd * (command.velocity_rad_s - v) + command.torque_nm
-        return q, v, min(max(torque, -STRENGTH[index]), STRENGTH[index])
+        return q, v, min(max(torque, -self._strength[index]), self._strength[index])
 
     def place(self, index: int, position_rad: float) -> None:
         self._q[index], self._v[index] = position_rad, 0.0
@@ -107,7 +112,7 @@ class JointModel:
             self._weighed_s = now_s
             self._load[:6] = self._gravity.torque(np.array(self._q[:6])).tolist()
         command, q, v, load = self._commands[index], self._q[index], self._v[index], self._load[index]
-        kp, kd, target, most = command.kp, command.kd, command.position_rad, STRENGTH[index]
+        kp, kd, target, most = command.kp, command.kd, command.position_rad, self._strength[index]
         feed = command.kd * command.velocity_rad_s + command.torque_nm
         steps = max(1, int((now_s - last) / STEP_S + 0.5))
         step = (now_s - last) / steps
@@ -126,7 +131,9 @@ class WorldPlant:
     """The simulated world's motors, driven by gains and torques instead of position targets."""
 
     def __init__(self, model: str, folder: Path) -> None:
-        """Raises ArmError if no world serves `folder`."""
+        """Raises ArmError if no world serves `folder`, or its arm is another model."""
+        if model != ARM:
+            raise ArmError(f"model is {model}, but the arm in the simulated world is an {ARM}: leave the world out")
         path = endpoint(folder, MOTORS)
         try:
             self._connection = Client(path, family="AF_UNIX")
