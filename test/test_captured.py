@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from vla_parts import frame, hf_folder, linked_copy  # noqa: F401
 
+from actdistill_ros.contract.contract import ContractError
+from actdistill_ros.contract.observation import ArmPose, Observation
+from actdistill_ros.policy import loading
 from actdistill_ros.policy.captured import Captured, CapturedRuns, CudaGraph, Exported, Key, Limits, by_name
 from actdistill_ros.policy.decoder import DecoderShape
 from actdistill_ros.policy.vla.openvla import OpenVLA, PrismaticShape
@@ -207,6 +214,35 @@ def test_other_words_are_no_rounding(words, caplog):
 def test_an_unknown_way_is_refused_with_those_that_are_known():
     with pytest.raises(ValueError, match="export, compile, cuda-graph; got 'magic'"):
         by_name("magic")
+
+
+# -- a deployment that asks for it
+@pytest.fixture
+def deployed(hf_folder, tmp_path):  # noqa: F811
+    def deploy(**more) -> Path:
+        folder = linked_copy(hf_folder, tmp_path / f"vla{len(list(tmp_path.iterdir()))}")
+        told = {"camera": "front", "frame": [48, 64], "period_s": 0.2, "dtype": "float32", **more}
+        (folder / "deployment.json").write_text(json.dumps(told))
+        return folder
+
+    return deploy
+
+
+def test_a_deployment_may_capture_its_plan_and_acts_alike(deployed):
+    here = ArmPose(np.array([0.3, 0.0, 0.1]), np.eye(3))
+    plain, capturing = loading.load(deployed()), loading.load(deployed(capture="export"))
+    for seed in range(Limits().after + 2):
+        seen = Observation({"front": frame(seed)}, here, 1.0, "Close the drawer", float(seed))
+        assert np.array_equal(plain.step(seen).chunk.actions, capturing.step(seen).chunk.actions)
+    assert len(capturing._head._words.kept) == 1
+
+
+@pytest.mark.parametrize(
+    ("way", "reason"), [("magic", "captured by export, compile, cuda-graph"), ("cuda-graph", "needs a GPU, not cpu")]
+)
+def test_a_deployment_that_asks_for_what_is_not_there_is_refused(deployed, way, reason):
+    with pytest.raises(ContractError, match=reason):
+        loading.load(deployed(capture=way))
 
 
 # -- on a GPU

@@ -124,7 +124,7 @@ def test_a_folder_without_deployment_is_refused_with_an_example(hf_folder):  # n
         ({"crop_area": 1.5}, "crop_area is 1.5"),
         ({"statistics": "kuka"}, "no statistics 'kuka'; valid keys: bridge_orig"),
         ({"action_space": "kuka"}, "no action space 'kuka'"),
-        ({"dtype": "int8"}, "got 'int8'"),
+        ({"dtype": "int3"}, "got 'int3'"),
     ],
 )
 def test_a_deployment_that_cannot_be_right_is_refused(folder, more, message):

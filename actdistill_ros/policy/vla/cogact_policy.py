@@ -12,6 +12,7 @@ from torch import Tensor
 from actdistill_ros.contract.action_spaces.convention import Convention
 from actdistill_ros.contract.contract import ContractError
 from actdistill_ros.contract.observation import Observation
+from actdistill_ros.policy.captured import Capture, CapturedRuns
 from actdistill_ros.policy.planning import Planner
 from actdistill_ros.policy.vla import promise
 from actdistill_ros.policy.vla.checkpoint import VlaCheckpoint
@@ -46,8 +47,11 @@ class CogACTSettings:
 class Sampler:
     """A chunk out of noise, averaged with what earlier chunks said if there is an ensemble; see `policy.Head`."""
 
-    def __init__(self, checkpoint: VlaCheckpoint, settings: CogACTSettings) -> None:
+    def __init__(self, checkpoint: VlaCheckpoint, settings: CogACTSettings, capture: Capture | None = None) -> None:
+        """capture: of frequent plans; None for none."""
         self._checkpoint, self._settings = checkpoint, settings
+        cognition = checkpoint.model.cognition
+        self._cognition = CapturedRuns(cognition, capture) if capture else cognition
         self._ensemble = AdaptiveEnsemble(settings.ensemble) if settings.ensemble else None
         self._instruction, self._stamp_s = "", float("-inf")
         self._noise = torch.Generator().manual_seed(settings.seed)
@@ -57,7 +61,7 @@ class Sampler:
 
     def run(self, tokens: Tensor, executed: Sequence[bool]) -> Tensor:
         """(1, D), the cognition feature."""
-        return self._checkpoint.model.cognition(tokens, executed)
+        return self._cognition(tokens, executed)
 
     def actions(self, answer: Tensor, observation: Observation) -> np.ndarray:
         """(K, 7), or (1, 7) out of several chunks."""
@@ -91,8 +95,9 @@ def make(
     settings: CogACTSettings,
     planner: Planner | None = None,
     router: VlaRouter | None = None,
+    capture: Capture | None = None,
 ) -> VlaPolicy:
-    """planner, router: see `VlaPolicy`. Raises ContractError if the settings do not fit the checkpoint."""
+    """planner, router: see `VlaPolicy`; capture: see `Sampler`. Raises ContractError if the settings do not fit the checkpoint."""
     if settings.ensemble is not None and settings.execute != 1:
         raise ContractError(f"an ensemble makes one action per step; set execute to 1, not {settings.execute}.")
     try:
@@ -102,4 +107,4 @@ def make(
     chunk = 1 if settings.ensemble else checkpoint.model.head.shape.chunk
     convention, contract = promise.of(checkpoint, settings, chunk)
     contract = contract.executing(settings.execute, checkpoint.identity)
-    return VlaPolicy(checkpoint, Sampler(checkpoint, settings), contract, convention, planner, router)
+    return VlaPolicy(checkpoint, Sampler(checkpoint, settings, capture), contract, convention, planner, router)

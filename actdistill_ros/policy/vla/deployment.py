@@ -8,6 +8,7 @@ from pathlib import Path
 
 from actdistill_ros.contract.action_spaces.known import convention
 from actdistill_ros.contract.contract import ContractError
+from actdistill_ros.policy import captured
 from actdistill_ros.policy.planning import FixedPlan, Planner, RoutedPlan
 from actdistill_ros.policy.vla import (
     checkpoint,
@@ -34,7 +35,8 @@ class Deployment:
 
     statistics: key to un-normalise with; None if there is only one. action_space: name of what its actions are then;
     None for a published data set's. layers: numbers of the decoder layers that run in every step; None for all.
-    crop_area: see `VisionInput`. execute, ensemble: CogACT's; actions run of a chunk, chunks averaged.
+    crop_area: see `VisionInput`. execute, ensemble: CogACT's; actions run of a chunk, chunks averaged. capture: how the
+    decoder's frequent plans are captured, one of `captured.WAYS`; None for not at all.
     """
 
     camera: str
@@ -47,6 +49,7 @@ class Deployment:
     crop_area: float = 1.0
     execute: int = 1
     ensemble: int | None = None
+    capture: str | None = None
 
 
 def load(folder: Path, device: str = "cpu") -> VlaPolicy:
@@ -54,19 +57,20 @@ def load(folder: Path, device: str = "cpu") -> VlaPolicy:
     fitting router."""
     made, told = layout.read(folder), read(folder)
     planner, router = _plans(made, told, device)
+    capture = _capture(told.capture, device, folder / FILE)
     space = convention(told.action_space) if told.action_space else None
     if cogact_checkpoint.is_cogact(made):
         averaged = EnsembleSettings(told.ensemble) if told.ensemble else None
         settings = CogACTSettings(told.camera, told.frame, told.period_s, told.execute, space, averaged)
         run = cogact_checkpoint.load(folder, told.statistics, told.dtype, device, crop_area=told.crop_area)
-        return cogact_policy.make(run, settings, planner, router)
+        return cogact_policy.make(run, settings, planner, router, capture)
     if told.execute != 1 or told.ensemble:
         raise ContractError(
             f"{folder / FILE}: OpenVLA makes one action per step; leave out execute and ensemble, or set execute to 1."
         )
     loaded = checkpoint.load(folder, told.statistics, told.dtype, device, told.crop_area)
     settings = OpenVLASettings(told.camera, told.frame, told.period_s, space)
-    return openvla_policy.make(loaded, settings, planner, router)
+    return openvla_policy.make(loaded, settings, planner, router, capture)
 
 
 def read(folder: Path) -> Deployment:
@@ -93,6 +97,19 @@ def read(folder: Path) -> Deployment:
     if not 0.0 < told.crop_area <= 1.0:
         raise ContractError(f"{path}: crop_area is {told.crop_area}, expected a share of the frame's area, 0 … 1.")
     return told
+
+
+def _capture(way: str | None, device: str, path: Path) -> captured.Capture | None:
+    if way is None:
+        return None
+    if way == "cuda-graph" and not device.startswith("cuda"):
+        raise ContractError(
+            f"{path}: capture by cuda-graph needs a GPU, not {device}; leave it out, or set device:=cuda."
+        )
+    try:
+        return captured.by_name(way)
+    except ValueError as error:
+        raise ContractError(f"{path}: {error}.") from error
 
 
 def _plans(made: Layout, told: Deployment, device: str) -> tuple[Planner, VlaRouter | None]:

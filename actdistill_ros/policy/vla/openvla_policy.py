@@ -12,6 +12,7 @@ from actdistill_ros.contract.action_spaces.convention import Convention
 from actdistill_ros.contract.contract import ContractError
 from actdistill_ros.contract.observation import Observation
 from actdistill_ros.contract.preprocess import denormalise
+from actdistill_ros.policy.captured import Capture, CapturedRuns
 from actdistill_ros.policy.planning import Planner
 from actdistill_ros.policy.vla import promise
 from actdistill_ros.policy.vla.checkpoint import ACTION_DIM, VlaCheckpoint
@@ -34,14 +35,19 @@ class OpenVLASettings:
 class Speaker:
     """The seven likeliest words, one after the other; see `policy.Head`."""
 
-    def __init__(self, checkpoint: VlaCheckpoint) -> None:
+    def __init__(self, checkpoint: VlaCheckpoint, capture: Capture | None = None) -> None:
+        """capture: of frequent plans; None for none."""
         self._checkpoint = checkpoint
+        self._words = CapturedRuns(self._say, capture) if capture else self._say
+
+    def _say(self, tokens: Tensor, executed: Sequence[bool]) -> Tensor:
+        return self._checkpoint.model.words(tokens, executed, ACTION_DIM)  # (1, 7)
 
     def prompt(self, instruction: str) -> list[int]:
         return self._checkpoint.reader.action_prompt(instruction)
 
     def run(self, tokens: Tensor, executed: Sequence[bool]) -> tuple[int, ...]:
-        return self._checkpoint.model.speak(tokens, executed, ACTION_DIM)
+        return tuple(self._words(tokens, executed)[0].tolist())
 
     def actions(self, answer: tuple[int, ...], observation: Observation) -> np.ndarray:
         """(1, 7). Raises ContractError if a word is no action."""
@@ -64,7 +70,8 @@ def make(
     settings: OpenVLASettings,
     planner: Planner | None = None,
     router: VlaRouter | None = None,
+    capture: Capture | None = None,
 ) -> VlaPolicy:
-    """planner, router: see `VlaPolicy`. Raises ContractError if the settings do not fit the checkpoint."""
+    """planner, router: see `VlaPolicy`; capture: see `Speaker`. Raises ContractError if the settings do not fit the checkpoint."""
     convention, contract = promise.of(checkpoint, settings)
-    return VlaPolicy(checkpoint, Speaker(checkpoint), contract, convention, planner, router)
+    return VlaPolicy(checkpoint, Speaker(checkpoint, capture), contract, convention, planner, router)
