@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,6 @@ from actdistill_ros.distill.memory import Meter
 from actdistill_ros.distill.processes import Processes
 from actdistill_ros.distill.student import StudentSettings
 from actdistill_ros.distill.teacher import DTYPES
-from actdistill_ros.distill.vla.adapters import LINEAR
 from actdistill_ros.distill.vla.measures import SAMPLES
 from actdistill_ros.distill.vla.student import ROUTER_HIDDEN
 from actdistill_ros.distill.vla_losses import REPEATS
@@ -95,42 +94,48 @@ def of(
     kinds, DataError if a data set is missing."""
     sizes = measure(folder, data)
     size = processes.share(settings.batch)
-    parts = [*_weights(sizes, dtype, rank, heads), *_step(sizes, dtype, rank, size.stop - size.start, checkpointing)]
-    memory = sum(part.size for part in parts)
+    parts = memory(sizes, dtype, rank, heads, size.stop - size.start, checkpointing)
     meter = Meter(processes.device)
     there = min(processes.every(meter.free() // sharers(processes)))
     trained = _trained(sizes, rank) + sum(p.numel() for p in _new(sizes, heads))
     files = sum(path.stat().st_size for path in checkpoint.open_source(layout.read(folder)).files)
     disk = files + 2 * 4 * 4 * trained  # the student, and a state beside the one that it replaces
     seconds = _seconds(sizes, dtype, settings, rank, probe_steps, checkpointing, processes)
-    return VlaCost(tuple(parts), Cost(memory, there, disk, disk_free(target), seconds, processes.count))
+    needed = sum(part.size for part in parts)
+    return VlaCost(parts, Cost(needed, there, disk, disk_free(target), seconds, processes.count))
+
+
+def memory(sizes: Sizes, dtype: str, rank: int, heads: HeadConfig, batch: int, checkpointing: bool) -> tuple[Part, ...]:
+    """What a process takes that computes `batch` samples of a step."""
+    return (*_weights(sizes, dtype, rank, heads), *_step(sizes, dtype, rank, batch, checkpointing))
 
 
 def measure(folder: Path, data: Sequence[Path]) -> Sizes:
     """From the headers of the teacher's files and the sentences of the data."""
     made = layout.read(folder)
-    source, model = checkpoint.open_source(made), unfilled(made.shape)
-    others = getattr(source, "others", {}).get(cogact_checkpoint.HEAD, {})
+    others = getattr(checkpoint.open_source(made), "others", {}).get(cogact_checkpoint.HEAD, {})
     reader = PromptReader.load(folder / TOKENIZER, made.vocabulary, made.shape.rows)
     prompt, words = (reader.cognition_prompt, 0) if others else (reader.action_prompt, ACTION_DIM)
     sentences = {text for one in data for text in Dataset.open(one).instructions()}
     longest = max(len(prompt(text)) for text in sentences)
+    return sizes_of(made.shape, longest + words, {name: tuple(shape) for name, shape in others.items()})
+
+
+def sizes_of(shape: PrismaticShape, words: int, head: Mapping[str, tuple[int, ...]]) -> Sizes:
+    """words: of the longest sample; head: shapes of a diffusion head's tensors by name, empty for words."""
+    model = unfilled(shape)
     spoken = sum(p.numel() for p in model.lm_head.parameters())
     layers = [m for m in model.vlm.decoder.layers.modules() if isinstance(m, nn.Linear)]
-    if len(layers) != len(LINEAR) * made.shape.decoder.layers:
-        raise AssertionError("a decoder layer has other linear layers than are adapted")
-    sizes = {name: tuple(shape) for name, shape in others.items()}
-    positions = next((s[0] for n, s in sizes.items() if n.endswith("positional_embedding")), 1)
-    width = next((s[1] for n, s in sizes.items() if n.endswith("positional_embedding")), 0)
+    positions, width = next((s for n, s in head.items() if n.endswith("positional_embedding")), (1, 0))
     return Sizes(
-        shape=made.shape,
-        frozen=sum(p.numel() for p in model.parameters()) - (spoken if others else 0),
+        shape=shape,
+        frozen=sum(p.numel() for p in model.parameters()) - (spoken if head else 0),
         decoder=sum(p.numel() for p in model.vlm.decoder.parameters()),
         adapted=sum(m.in_features + m.out_features for m in layers),
-        tokens=made.shape.dino.patches + longest + words,
+        tokens=shape.dino.patches + words,
         chunk=max(1, positions - 1),
-        head=sum(math.prod(s) for s in sizes.values()),
-        head_shape=(len({n.split(".")[2] for n in sizes if ".blocks." in n}), width),
+        head=sum(math.prod(s) for s in head.values()),
+        head_shape=(len({n.split(".")[2] for n in head if ".blocks." in n}), width),
     )
 
 
