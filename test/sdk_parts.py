@@ -48,7 +48,7 @@ class Bus(BusProcess):
 
     def loop(self) -> DriverLoop:
         """A driver that ticks on this arm, idle."""
-        loop = DriverLoop(SETTINGS, self.arm())
+        loop = DriverLoop(replace(SETTINGS, model=self.model), self.arm())
         self._closing.append(loop.stop)
         loop.start()
         return loop

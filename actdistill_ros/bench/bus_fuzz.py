@@ -91,14 +91,14 @@ def _commands(loop: DriverLoop, random: np.random.Generator) -> Iterator[Callabl
             yield lambda: loop.set_mode(mode, reset=bool(random.random() < 0.5))
 
 
-def run(folder: Path, start_rad: np.ndarray, commands: int, seed: int) -> dict:
+def run(folder: Path, start_rad: np.ndarray, commands: int, seed: int, model: str = "X5") -> dict:
     """Keys commands, frames, violations (words), worst_step_rad and worst_velocity_rad_s (6,) of the report.
 
     folder: for the sockets. start_rad: (6,) where the arm rests before. Raises ArmError if it cannot be reached.
     """
-    limits = settings.load()
-    bus = BusProcess(folder, start_rad=start_rad.tolist())
-    loop = DriverLoop(limits, bus.arm(sdk_settings.load()))
+    limits = settings.load(model=model)
+    bus = BusProcess(folder, model, start_rad.tolist())
+    loop = DriverLoop(limits, bus.arm(sdk_settings.load(model=model)))
     checker = FrameChecker(limits.start_tolerance_rad)
     try:
         loop.start()

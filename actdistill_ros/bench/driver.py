@@ -12,9 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from actdistill_ros.bench import bus_fuzz, driver_faults, ticks
-from actdistill_ros.bench.fuzz import START, Findings, Fuzz
+from actdistill_ros.bench.fuzz import Findings, Fuzz
 from actdistill_ros.bench.ticks import Punctuality
 from actdistill_ros.control import settings
+from actdistill_ros.control.arm_models import MODELS
 from actdistill_ros.control.settings import DriverSettings
 from actdistill_ros.trials.report import machine
 
@@ -40,13 +41,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="how long punctuality is measured (%(default)s s)")
     parser.add_argument("--rate", type=float, default=200.0, help="ticks per second meanwhile (default: %(default)s)")
     parser.add_argument("--checkpoint", type=Path, help="policy that computes beside the driver meanwhile")
+    parser.add_argument(
+        "--model", choices=list(MODELS), default="X5",
+        help="arm that gets the bad commands; faults are injected into an X5 only (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--no-bus", action="store_true", help="leave out what needs the vendor SDK on the emulated bus")
     parser.add_argument("--seed", type=int, default=0, help="of the fuzz (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured")
 
 
 def run(args: argparse.Namespace) -> int:
-    limits = settings.load()
+    limits = settings.load(model=args.model)
     if args.commands < PARTS or args.seconds < 1.0 or not limits.state_hz <= args.rate <= 1000.0 or args.seed < 0:
         raise BenchError(
             f"--commands {args.commands} --seconds {args.seconds} --rate {args.rate} --seed {args.seed}: expected at "
@@ -57,9 +62,9 @@ def run(args: argparse.Namespace) -> int:
     ordinary = punctual
     if punctual.real_time:
         ordinary = ticks.measure(limits, args.rate, args.seconds, args.checkpoint, ordinary=True)
-    on_bus, faults = (NO_BUS, NO_FAULTS) if args.no_bus else _on_the_bus(args.commands, args.seed)
+    on_bus, faults = (NO_BUS, NO_FAULTS) if args.no_bus else _on_the_bus(args.model, args.commands, args.seed)
     report = summary(limits, found, punctual, ordinary, on_bus, faults) | {
-        "rate_hz": args.rate, "checkpoint": str(args.checkpoint or ""), "seed": args.seed,
+        "model": args.model, "rate_hz": args.rate, "checkpoint": str(args.checkpoint or ""), "seed": args.seed,
         "load_average": round(os.getloadavg()[0], 2), **machine(),
     }  # fmt: skip
     _print(report, found)
@@ -68,11 +73,14 @@ def run(args: argparse.Namespace) -> int:
     return 1 if report["fuzz_violations"] or faults["safe"] < faults["injected"] else 0
 
 
-def _on_the_bus(commands: int, seed: int) -> tuple[dict, dict]:
-    """Bad commands and faults, each on an emulated bus of its own, in folders whose names leave room for sockets."""
-    print(f"the unmodified vendor SDK on the emulated bus: {commands} bad commands, then faults", flush=True)
+def _on_the_bus(model: str, commands: int, seed: int) -> tuple[dict, dict]:
+    """Bad commands, and faults of an X5, each on an emulated bus of its own, in folders whose names leave room for
+    sockets."""
+    print(f"the unmodified vendor SDK on the emulated bus: {commands} bad commands", flush=True)
     with tempfile.TemporaryDirectory(prefix="ad-") as first, tempfile.TemporaryDirectory(prefix="ad-") as second:
-        return bus_fuzz.run(Path(first), START, commands, seed), driver_faults.run(Path(second), START)
+        home_rad = MODELS[model].home_rad
+        found = bus_fuzz.run(Path(first), home_rad, commands, seed, model)
+        return found, driver_faults.run(Path(second), home_rad) if model == "X5" else NO_FAULTS
 
 
 def fuzz(limits: DriverSettings, commands: int, seed: int) -> Findings:

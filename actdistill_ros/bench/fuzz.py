@@ -10,7 +10,6 @@ import numpy as np
 from actdistill_ros.arm.backend import JointCommand, JointFeedback
 from actdistill_ros.contract.chunk import Chunk
 from actdistill_ros.control import trajectory
-from actdistill_ros.control.arm_models import X5
 from actdistill_ros.control.driver import Driver
 from actdistill_ros.control.limits import JOINT_MAX, JOINT_MIN
 from actdistill_ros.control.modes import Mode
@@ -19,8 +18,6 @@ from actdistill_ros.control.settings import DriverSettings
 from actdistill_ros.control.trajectory import Trajectory
 
 ODD = (np.nan, np.inf, -np.inf, 1e300, -1e300, 1e12, 1e-300, 5e-324, -0.0)
-START = X5.home_rad
-"""(6,) where the X5 rests before [rad]."""
 SLACK_M = 0.001
 """Of workspace and clearance: what the driver grants on the way, and as much between the moments it looks at."""
 ROUNDING = 1.0 + 1e-6

@@ -41,6 +41,10 @@ class Chain:
     link_rolls_rad: np.ndarray
     tcp_in_link6_m: np.ndarray
 
+    def __post_init__(self) -> None:
+        for numbers in (self.link_origins_m, self.link_rolls_rad, self.tcp_in_link6_m):
+            numbers.setflags(write=False)
+
     @cached_property
     def _rolls(self) -> np.ndarray:
         """(6, 3, 3)"""
@@ -182,12 +186,3 @@ L5 = Chain(
     np.array([0.0, 0.0, _FLIP, 0.0, 0.0, _FLIP]),
     np.array([0.155, 0.0, 0.0]),
 )
-
-forward, link_frames, many_link_frames, tcp_positions = (
-    X5.forward,
-    X5.link_frames,
-    X5.many_link_frames,
-    X5.tcp_positions,
-)
-jacobian, jacobians, solve = X5.jacobian, X5.jacobians, X5.solve
-LINK_ORIGINS_M, LINK_ROLLS_RAD, TCP_IN_LINK6_M = X5.link_origins_m, X5.link_rolls_rad, X5.tcp_in_link6_m
