@@ -217,7 +217,7 @@ def test_frames_are_labelled_with_as_many_actions_as_the_policy_gives(words, cap
     assert cli.main(words(DATA / "lerobot_v3_0_image", mapping(), "--chunk", "16")) == 0
     assert Dataset.open(tmp_path / "set").columns("chunk").shape == (sum(LENGTHS), 16, 7)
     assert cli.main(words(DATA / "lerobot_v3_0_image", mapping(), "--chunk", "4")) == 2
-    assert "has chunk as" in capsys.readouterr().err
+    assert "has 16 actions per frame, --chunk is 4; give --chunk 16" in capsys.readouterr().err
     assert cli.main(words(DATA / "lerobot_v3_0_image", mapping(), "--chunk", "0")) == 2
     assert "--chunk is 0, expected 2 or more" in capsys.readouterr().err
 
@@ -308,3 +308,56 @@ def test_data_sets_that_differ_in_rate_are_not_trained_on_together(words, tmp_pa
     told = ["--data", tmp_path / "fast", tmp_path / "set", "--out", tmp_path / "policy", "--steps", 1]
     assert cli.main(["train", *map(str, told)]) == 2
     assert "the data sets differ in fps" in capsys.readouterr().err
+
+
+def test_what_is_read_is_never_written_into(words, copy, capsys):
+    source = copy("rlds")
+    before = sorted(source.rglob("*"))
+    for out in (source, source / "new"):
+        told = words(source, mapping(rlds=True))
+        told[told.index("--out") + 1] = str(out)
+        assert cli.main(told) == 2
+        assert "lies in the data set that is read" in capsys.readouterr().err
+    assert sorted(source.rglob("*")) == before
+
+
+def test_episodes_to_skip_that_are_not_there_or_there_already_or_all_are_refused(words, capsys, tmp_path):
+    told = words(DATA / "rlds", mapping(rlds=True))
+    for skipped, text in ((["3"], "has episodes 0 … 2"), (["0", "1", "2"], "leaves out all 3 episodes")):
+        assert cli.main([*told, "--skip", *skipped]) == 2
+        assert text in capsys.readouterr().err
+    assert not list((tmp_path / "set").glob("data"))
+    assert cli.main(told) == 0
+    assert cli.main([*told, "--skip", "1"]) == 2
+    assert "--skip 1: that episode is in" in capsys.readouterr().err
+
+
+def test_a_mapping_or_a_record_that_is_no_text_is_refused(words, capsys, tmp_path):
+    told = words(DATA / "rlds", mapping(rlds=True))
+    (tmp_path / "mapping.json").write_bytes(b"\x8e\x00")
+    assert cli.main(told) == 2
+    assert "mapping.json is neither YAML nor JSON" in capsys.readouterr().err
+    assert cli.main(words(DATA / "rlds", mapping(rlds=True))) == 0
+    (tmp_path / "set" / "meta" / "import.json").write_text("{")
+    assert cli.main(told) == 2
+    assert "import.json cannot be read" in capsys.readouterr().err
+
+
+def test_a_damaged_record_is_named_as_the_episode_to_skip(words, copy, capsys, tmp_path):
+    source = copy("rlds")
+    second = sorted(source.glob("*.tfrecord-*"))[1]
+    data = bytearray(second.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    second.write_bytes(data)
+    told = words(source, mapping(rlds=True))
+    assert cli.main(told) == 2
+    error = capsys.readouterr().err
+    number = error.partition("episode ")[2].partition(":")[0]
+    assert (
+        f"does not match its checksum; the file is damaged, copy it again. Or leave it out with --skip {number}"
+        in error
+    )
+    assert cli.main([*told, "--skip", number]) == 0
+    assert [row.meta["source_episode"] for row in Dataset.open(tmp_path / "set").episodes] == [
+        index for index in range(3) if index != int(number)
+    ]

@@ -1,6 +1,7 @@
 """`actdistill dataset verify`: a whole data set passes, and each fault is named."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -66,9 +67,21 @@ def test_a_damaged_video_and_data_file_are_named(recorded, capsys):
     assert "episode 4: video" in told and "file-002.mp4" in told
     data = recorded / "data/chunk-000/file-000.parquet"
     data.write_bytes(data.read_bytes()[:-50])
-    assert "column action: data file" in verify(recorded, capsys)
+    assert "action, chunk, aux, labelled, timestamp" in (told := verify(recorded, capsys)) and ": data file" in told
 
 
 def test_statistics_of_other_data_are_named(recorded, capsys):
     statistics.save(recorded, "arm", Dataset.open(recorded).columns("chunk")[:5])
     assert "statistics arm are not those of the data" in verify(recorded, capsys)
+
+
+def test_a_data_set_of_others_that_was_not_imported_is_not_called_sound(capsys):
+    told = verify(Path(__file__).parent / "data" / "lerobot_v3_0_video", capsys)
+    assert "no column chunk" in told and "action is motors, not dx_m" in told and "dataset import" in told
+
+
+def test_a_file_that_cannot_be_read_is_named_once(recorded, capsys):
+    path = recorded / "data/chunk-000/file-001.parquet"
+    path.write_bytes(path.read_bytes()[:200])
+    told = verify(recorded, capsys)
+    assert told.count("file-001.parquet cannot be read") == 1 and "column observation.state, action, chunk" in told

@@ -24,7 +24,7 @@ from actdistill_ros.contract.chunk import ACTION_DIM, TRANSLATION
 from actdistill_ros.data import layout, statistics
 from actdistill_ros.data.conversion import CHUNK, Converter, episodes
 from actdistill_ros.data.episode import DataError, Episode
-from actdistill_ros.data.index import read_table
+from actdistill_ros.data.index import read_info, read_table
 from actdistill_ros.data.mapping import check_fit, load
 from actdistill_ros.data.part import METADATA, write_text
 from actdistill_ros.data.reader import Dataset
@@ -70,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    _check_out(args.source, args.out)
     converter = open_checked(args.source, args.format, args.mapping, args.split, args.chunk)
     if args.dry_run:
         _left(converter, args)
@@ -168,12 +169,27 @@ def agreement(data: Dataset) -> dict[str, float]:
 
 def _left(converter: Converter, args: argparse.Namespace) -> list[int]:
     """Episodes to import, after what they will take was said and found to fit."""
-    done, total = _continue(converter.source, args), converter.source.episodes
+    total = converter.source.episodes
+    if odd := [index for index in args.skip if not 0 <= index < total]:
+        raise DataError(f"--skip {odd[0]}: {args.source} has episodes 0 … {total - 1}.")
+    if set(range(total)) <= set(args.skip):
+        raise DataError(f"--skip leaves out all {total} episodes of {args.source}; nothing would be imported.")
+    done = _continue(converter.source, args)
+    if there := sorted(done.intersection(args.skip)):
+        raise DataError(
+            f"--skip {there[0]}: that episode is in {args.out} already; give another --out to leave it out."
+        )
     left = [index for index in range(total) if index not in done and index not in args.skip]
     print(f"{args.source}: {total} episodes, {len(done)} are there, {len(left)} to import")
     if left:
         _check_space(estimate(converter, left), args.out)
     return left
+
+
+def _check_out(source: Path, out: Path) -> None:
+    """Never write into what is read."""
+    if source.resolve() in (out.resolve(), *out.resolve().parents):
+        raise DataError(f"--out {out} lies in the data set that is read, {source}; give a folder elsewhere.")
 
 
 @contextmanager
@@ -200,12 +216,22 @@ def _continue(source: Source, args: argparse.Namespace) -> frozenset[int]:
     }
     path = args.out / RECORD
     if path.is_file():
-        there = json.loads(path.read_text())
+        try:
+            there = dict(json.loads(path.read_text()))
+        except ValueError as error:
+            raise DataError(f"{path} cannot be read ({error}); delete {args.out} and import anew.") from error
         for what in ("source_sha256", "mapping_sha256"):
             if there.get(what) != record[what]:
                 raise DataError(
                     f"{args.out} was imported from another {what.partition('_')[0]} (or it was changed since); give "
                     "another --out, or delete it to start anew."
+                )
+        if (args.out / layout.INFO).exists():
+            labels = read_info(args.out)["features"]["chunk"]["shape"][0]
+            if labels != args.chunk:
+                raise DataError(
+                    f"{args.out} has {labels} actions per frame, --chunk is {args.chunk}; give --chunk {labels}, or "
+                    "another --out."
                 )
     elif (args.out / layout.INFO).exists():
         raise DataError(f"{args.out} holds a data set that was not imported; give another --out.")

@@ -140,7 +140,7 @@ def load(path: Path) -> Mapping:
         body = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise DataError(f"mapping {path} is missing; docs/datasets.md has examples.") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"mapping {path} is neither YAML nor JSON: {error}") from error
     try:
         return _mapping(_Entry(body, "mapping"))

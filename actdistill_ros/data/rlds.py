@@ -84,9 +84,13 @@ class RldsSource:
     def read(self, keys: Sequence[str], wanted: Callable[[int], bool]) -> Iterator[Recorded]:
         first = 0
         for path, count in zip(self._shards, self._counts, strict=True):
-            ours = lambda number, first=first: wanted(first + number)
-            for number, payload in tfrecord.records(path, ours):
-                yield self._episode(first + number, payload, keys, f"episode {first + number} in {path}")
+            found = tfrecord.records(path, lambda number, first=first: wanted(first + number))
+            for index in filter(wanted, range(first, first + count)):
+                try:
+                    _, payload = next(found)
+                except DataError as error:
+                    raise DataError(f"episode {index}: {error} Or leave it out with --skip {index}.") from error
+                yield self._episode(index, payload, keys, f"episode {index} in {path}")
             first += count
 
     def fingerprint(self) -> str:

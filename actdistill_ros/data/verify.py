@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from actdistill_ros.contract.chunk import ACTION_NAMES
+from actdistill_ros.contract.contract import STATE_NAMES
 from actdistill_ros.data import layout, statistics
 from actdistill_ros.data.episode import DataError
 from actdistill_ros.data.part import write_text
@@ -41,13 +43,16 @@ def run(args: argparse.Namespace) -> int:
 
 def numbers(data: Dataset) -> Iterator[str]:
     """Faults of the columns, sentences and statistics, one text each."""
-    columns = {}
+    columns, unread = {}, {}
     for name, feature in data.info["features"].items():
         if feature["dtype"] != "video":
             try:
                 columns[name] = data.columns(name)
             except (DataError, ValueError, KeyError) as error:
-                yield f"column {name}: {error}"
+                unread.setdefault(str(error), []).append(name)
+    for error, names in unread.items():
+        yield f"column {', '.join(names)}: {error}"
+    yield from _foreign(data)
     for name, values in columns.items():
         if values.dtype.kind == "f" and not (finite := np.isfinite(values)).all():
             frame = int(np.argwhere(~finite)[0, 0])
@@ -58,6 +63,17 @@ def numbers(data: Dataset) -> Iterator[str]:
         yield from _counters(row, columns, data.info["fps"])
     if (data.folder / statistics.FILE).exists() and "chunk" in columns:
         yield from _statistics(data.folder, columns["chunk"])
+
+
+def _foreign(data: Dataset) -> Iterator[str]:
+    """Why nothing can be learnt from a data set that others recorded and that was not imported."""
+    features, mend = data.info["features"], "make a data set of it with `actdistill dataset import`"
+    for column, expected in ((layout.STATE, STATE_NAMES), (layout.ACTION, ACTION_NAMES)):
+        names = features.get(column, {}).get("names") or ()
+        if tuple(names) != tuple(expected):
+            yield f"{column} is {', '.join(map(str, names)) or 'without names'}, not {', '.join(expected)}; {mend}"
+    if "chunk" not in features:
+        yield f"no column chunk, what should be done next at each frame; {mend}"
 
 
 def frames(data: Dataset) -> Iterator[str]:
