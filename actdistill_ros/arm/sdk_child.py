@@ -32,6 +32,9 @@ ASTRAY_RAD_S = 1.0
 FRESH_S = 0.03
 """A velocity of a driver silent for longer would only push the arm on."""
 GRIPPER_WIDTH_M = 0.088
+READY = 1e-6
+"""This share of the gains is power to the SDK and none to the motors: in their frames it rounds to zero. With it the
+SDK commands the target; without power it repeats where the arm lies, which may be outside the limits."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -83,7 +86,7 @@ class Hand:
         controller.default_kd = np.array(settings.damping_kd)
         self._low, self._high, self._fast = robot.joint_pos_min, robot.joint_pos_max, robot.joint_vel_max
         self._controller = sdk.Arx5JointController(robot, controller, interface)
-        self._stiff_s: float | None = None
+        self._ready_s = self._stiff_s = 0.0
         self._share = 0.0
         self._last: tuple[np.ndarray, float, float] | None = None
         self._waited = 0
@@ -91,12 +94,12 @@ class Hand:
     @property
     def share(self) -> float:
         """Of the gains in force; 0 while damping."""
-        return self._share
+        return self._share if self._share > READY else 0.0
 
     def damp(self) -> None:
         if self._share:
             self._gains(0.0)
-        self._stiff_s, self._last, self._waited = None, None, 0
+        self._last, self._waited = None, 0
 
     def follow(self, position_rad: np.ndarray, velocity_rad_s: np.ndarray, opening: float, sent_s: float) -> None:
         """Be at (6,) `position_rad` one lead from now, at (6,) `velocity_rad_s`. Raises ValueError for what must not
@@ -123,7 +126,7 @@ class Hand:
         return np.where(position_rad == before, 0.0, np.clip(velocity, -self._fast, self._fast))
 
     def hold(self) -> None:
-        """Stay at the position commanded last."""
+        """Stay at the position commanded last, if there is one since the last damping."""
         if self._last is not None:
             position_rad, width_m, sent_s = self._last
             self._go(position_rad, np.zeros(6), width_m, self._settings.lead_s)
@@ -143,17 +146,28 @@ class Hand:
             )
         # An old target would be run to at full speed: replace all of them before there is any power.
         self._go(position_rad, np.zeros(6), width_m, 0.0)
-        self._stiff_s = time.monotonic()
         return True
 
     def _stiffen(self) -> None:
-        if self._share < 1.0:
-            passed_s = time.monotonic() - self._stiff_s
-            self._gains(min(1.0, max(0.05, passed_s / self._settings.stiffen_s)))
+        """Power comes on over a while, and not before the SDK commands the target: it reads the gains in the middle of
+        a cycle, with positions from its begin."""
+        if self._share == 0.0:
+            self._gains(READY)
+            self._ready_s = self._controller.get_timestamp()
+        elif self._share > READY or self._commands_target():
+            now_s = time.monotonic()
+            self._stiff_s = now_s if self._share == READY else self._stiff_s
+            if self._share < 1.0:
+                self._gains(min(1.0, max(0.05, (now_s - self._stiff_s) / self._settings.stiffen_s)))
+
+    def _commands_target(self) -> bool:
+        """Whether a cycle of the SDK began and ended since it takes the arm to be under power."""
+        state = self._controller.get_joint_state()
+        return state.timestamp > self._ready_s + 2.0 * self._settings.cycle_s
 
     def _gains(self, share: float) -> None:
         settings = self._settings
-        kd = np.array(settings.kd if share else settings.damping_kd)
+        kd = np.array(settings.kd if share > READY else settings.damping_kd)
         grip = (settings.gripper_kp * share, settings.gripper_kd)
         self._controller.set_gain(self._sdk.Gain(np.array(settings.kp) * share, kd, *grip))
         self._share = share
@@ -194,7 +208,7 @@ def run(hand: Hand, connection: socket.socket, settings: SdkSettings, ending: li
                 wire.give(connection, wire.words(refused=str(error)))
         elif now - heard_s > settings.command_timeout_s + settings.hold_to_damping_s:
             hand.damp()
-        elif now - heard_s > min(settings.command_timeout_s, FRESH_S) and hand.share:
+        elif now - heard_s > min(settings.command_timeout_s, FRESH_S):
             hand.hold()
         wire.give(connection, wire.HEARTBEAT.pack(b"H", done, now, hand.share))
         if until_s is not None:

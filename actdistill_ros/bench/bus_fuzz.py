@@ -99,7 +99,7 @@ def run(folder: Path, start_rad: np.ndarray, commands: int, seed: int, model: st
     limits = settings.load(model=model)
     bus = BusProcess(folder, model, start_rad.tolist())
     loop = DriverLoop(limits, bus.arm(sdk_settings.load(model=model)))
-    checker = FrameChecker(limits.start_tolerance_rad)
+    checker = FrameChecker()
     try:
         loop.start()
         crashes = _fuzz(bus, loop, checker, limits.tick_s, commands, np.random.default_rng(seed))
@@ -139,17 +139,12 @@ def _fuzz(bus, loop, checker, tick_s: float, commands: int, random: np.random.Ge
 
 
 class FrameChecker:
-    """Holds every position and velocity under power to the limits, and every step between two frames to the top speed.
+    """Holds every position and velocity under power to the limits, every step between two frames to the top speed."""
 
-    The first frame under power says where the arm is: the SDK repeats the position of the limp frame before it. An arm
-    may rest as far as `start_tolerance_rad` outside its limits, and that frame with it.
-    """
-
-    def __init__(self, start_tolerance_rad: float = 0.0) -> None:
+    def __init__(self) -> None:
         self.violations: list[str] = []
         self.frames, self.steps, self.velocities = 0, [0.0] * 6, [0.0] * 6
-        self._start_tolerance_rad, self._until_s = start_tolerance_rad, 0.0
-        self._last: dict[int, np.ndarray] = {}
+        self._until_s = 0.0
 
     def check(self, bus: BusProcess) -> None:
         """The frames since the last time."""
@@ -158,27 +153,23 @@ class FrameChecker:
             return
         self._until_s = commands[-1][0].time_s
         for index, number in enumerate(bus.motors):
-            frames = [(r.time_s, c.position_rad, c.velocity_rad_s, c.kp) for r, c in commands if r.id == number]
+            frames = [
+                (r.time_s, c.position_rad, c.velocity_rad_s) for r, c in commands if r.id == number and c.kp > 0.0
+            ]
             if frames:
                 self._check_frames(index, np.array(frames))
 
     def _check_frames(self, index: int, frames: np.ndarray) -> None:
-        """frames: (T, 4), time, position, velocity and stiffness that one motor was sent."""
-        before = np.vstack([self._last.get(index, np.full(4, np.nan)), frames[:-1]])
-        self._last[index] = frames[-1]
-        begins = (before[:, 3] == 0.0) & (np.abs(frames[:, 1] - before[:, 1]) <= 2 * STEP_RAD)
-        stiff = frames[:, 3] > 0.0
-        if stiff.any():
-            self.frames += int(stiff.sum())
-            self._check_motor(index, frames[stiff, :2], begins[stiff])
-            self._check_velocity(index, frames[stiff, 2])
+        """frames: (T, 3), time, position and velocity that one motor was sent under power."""
+        self.frames += len(frames)
+        self._check_motor(index, frames[:, :2])
+        self._check_velocity(index, frames[:, 2])
 
-    def _check_motor(self, index: int, track: np.ndarray, begins: np.ndarray) -> None:
-        """track: (T, 2), times and positions under power; begins: (T,) bool, where power came on at the arm's own place."""
+    def _check_motor(self, index: int, track: np.ndarray) -> None:
+        """track: (T, 2), times and positions."""
         name = f"joint{index + 1}" if index < 6 else "gripper"
         low, high = (JOINT_MIN[index], JOINT_MAX[index]) if index < 6 else (0.0, OPEN_READOUT_RAD)
-        slack = np.where(begins, max(self._start_tolerance_rad, STEP_RAD), STEP_RAD)
-        out = (track[:, 1] < low - slack) | (track[:, 1] > high + slack)
+        out = (track[:, 1] < low - STEP_RAD) | (track[:, 1] > high + STEP_RAD)
         self.violations += [f"{name} was sent to {at:.4f} rad, outside {low} … {high}" for at in track[out, 1]]
         if index == 6 or len(track) < 2:
             return
