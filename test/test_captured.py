@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from vla_parts import frame, hf_folder, linked_copy  # noqa: F401
+from vla_parts import frame, hf_folder, linked_copy, tool  # noqa: F401
 
 from actdistill_ros.contract.contract import ContractError
 from actdistill_ros.contract.observation import ArmPose, Observation
 from actdistill_ros.policy import loading
 from actdistill_ros.policy.captured import Captured, CapturedRuns, CudaGraph, Exported, Key, Limits, by_name
 from actdistill_ros.policy.decoder import DecoderShape
+from actdistill_ros.policy.vla import cogact_checkpoint
+from actdistill_ros.policy.vla.cogact_policy import CogACTSettings, make
 from actdistill_ros.policy.vla.openvla import OpenVLA, PrismaticShape
 from actdistill_ros.policy.vla.vision import TowerShape
 
@@ -24,6 +26,7 @@ WIDTH, LAYERS, WORDS = 32, 4, 3
 FULL, PART, OTHER = (True,) * 4, (True, True, False, True), (True, False, True, True)
 EVERY = list(itertools.product((True, False), repeat=LAYERS))
 TWICE = Limits(after=2)
+HERE = ArmPose(np.array([0.3, 0.0, 0.1]), np.eye(3))
 
 
 @pytest.fixture(scope="module")
@@ -229,12 +232,21 @@ def deployed(hf_folder, tmp_path):  # noqa: F811
 
 
 def test_a_deployment_may_capture_its_plan_and_acts_alike(deployed):
-    here = ArmPose(np.array([0.3, 0.0, 0.1]), np.eye(3))
     plain, capturing = loading.load(deployed()), loading.load(deployed(capture="export"))
     for seed in range(Limits().after + 2):
-        seen = Observation({"front": frame(seed)}, here, 1.0, "Close the drawer", float(seed))
+        seen = Observation({"front": frame(seed)}, HERE, 1.0, "Close the drawer", float(seed))
         assert np.array_equal(plain.step(seen).chunk.actions, capturing.step(seen).chunk.actions)
     assert len(capturing._head._words.kept) == 1
+
+
+def test_cogact_samples_the_same_chunks_when_captured(tmp_path):
+    run = cogact_checkpoint.load(tool("reference_cogact_vla").write_checkpoint(tmp_path / "run"), dtype="float32")
+    settings = CogACTSettings("front", (48, 64), period_s=0.2, execute=4)
+    plain, capturing = make(run, settings), make(run, settings, capture=Exported())
+    for seed in range(Limits().after + 1):
+        seen = Observation({"front": frame(seed)}, HERE, 1.0, "Close the drawer", float(seed))
+        assert np.array_equal(plain.step(seen).chunk.actions, capturing.step(seen).chunk.actions)
+    assert len(capturing._head._cognition.kept) == 1
 
 
 @pytest.mark.parametrize(
