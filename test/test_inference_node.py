@@ -16,6 +16,7 @@ from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
 from actdistill_ros.action import ExecuteTask
+from actdistill_ros.control.task import Task
 from actdistill_ros.msg import ActionChunk, ArmState, Routing
 from actdistill_ros.nodes import qos
 from actdistill_ros.nodes.image_messages import image_message
@@ -82,12 +83,18 @@ def graph(ros, checkpoint):  # noqa: F811
 
 
 def test_a_goal_sets_the_arm_to_policy_steps_until_its_time_is_up_and_leaves_the_arm_in_hold(graph):
-    goal = graph.send("lift the red block", timeout_s=0.7)
+    now_s = [1000.0]
+    graph.node._task = Task(lambda: now_s[0])  # its time is up when the test says so, however slow this machine is
+    goal = graph.send("lift the red block", timeout_s=1.0)
     assert goal.accepted
+    now_s[0] += 0.75
+    graph.until_steps(3)
+    now_s[0] += 0.25
     status, result = graph.result(goal)
     assert status == GoalStatus.STATUS_SUCCEEDED
     assert (result.verdict, result.reason) == ("unjudged", "timeout")
-    assert result.steps == len(graph.arm.chunks) > 2 and result.seconds == pytest.approx(0.7, abs=0.3)
+    assert result.steps > 2 and result.seconds == pytest.approx(1.0)
+    graph.ros.until(lambda: len(graph.arm.chunks) == result.steps, "the chunk of every step")
     graph.ros.until(lambda: graph.arm.asked == [ArmState.POLICY, ArmState.HOLD], "hold at the end")
     assert graph.feedback[0].steps == 1 and graph.feedback[0].compute_share == 1.0 and graph.feedback[0].latency_ms > 0
 

@@ -31,11 +31,23 @@ def follow(arm, position_rad: np.ndarray, opening: float, seconds: float) -> Non
         arm.read()
 
 
+def arrives(arm, position_rad: np.ndarray, opening: float, tolerance_rad: float) -> None:
+    """It is told to be there until it is: how soon depends on how busy this machine is, whether does not."""
+
+    def there() -> bool:
+        arm.send(JointCommand(position_rad, opening))
+        feedback = arm.read()
+        close = np.abs(feedback.position_rad - position_rad).max() < tolerance_rad
+        return bool(close) and abs(feedback.gripper - opening) < 0.05
+
+    until(there, f"the arm at {position_rad} and its gripper at {opening}")
+
+
 def test_the_sdk_finds_the_world_s_arm_and_holds_it_against_its_weight(bus):
     arm = bus.arm()
     np.testing.assert_allclose(arm.connect().position_rad, HOME_Q, atol=0.02)
     follow(arm, HOME_Q, 1.0, 0.5)
-    np.testing.assert_allclose(arm.read().position_rad, HOME_Q, atol=0.02)
+    arrives(arm, HOME_Q, 1.0, 0.02)
     assert abs(arm.read().effort_nm[2]) > 1.0  # what it carries
 
 
@@ -44,8 +56,7 @@ def test_the_world_s_arm_and_gripper_go_where_the_sdk_is_told(bus):
     arm.connect()
     goal = HOME_Q + np.array([0.2, 0.1, -0.1, 0.1, 0.1, 0.2])
     follow(arm, goal, 0.3, 1.0)
-    np.testing.assert_allclose(arm.read().position_rad, goal, atol=0.03)
-    assert arm.read().gripper == pytest.approx(0.3, abs=0.05)
+    arrives(arm, goal, 0.3, 0.03)
 
 
 def test_a_scene_can_be_set_behind_the_sdk_between_damping_and_power(bus, ask):  # noqa: F811
