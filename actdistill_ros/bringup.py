@@ -212,7 +212,7 @@ def mistyped(given: Iterable[str]) -> tuple[str, ...]:
     that includes others may pass them more than they take."""
     known = [argument.name for argument in ARGUMENTS]
     close = {name: difflib.get_close_matches(name, known, 1) for name in given if name not in known}
-    return tuple(f"WARNING: no argument {name!r}; did you mean {found[0]!r}?" for name, found in close.items() if found)
+    return tuple(f"no argument {name!r}; did you mean {found[0]!r}?" for name, found in close.items() if found)
 
 
 def _complete(values: Mapping[str, str]) -> dict[str, str]:

@@ -5,6 +5,7 @@ import shutil
 import signal
 from functools import partial
 
+import launch.logging
 from launch.actions import (
     DeclareLaunchArgument,
     ExecuteProcess,
@@ -46,15 +47,16 @@ def generate_launch_description():
 def start(context):
     """Plan, lock the namespace, then start the processes in order. Raises before any of them if a value is wrong."""
     values = {argument.name: context.launch_configurations[argument.name] for argument in bringup.ARGUMENTS}
+    for warning in bringup.mistyped(context.launch_configurations):
+        launch.logging.get_logger("launch.user").warning(warning)
     graph = bringup.plan(values)
-    mistyped = bringup.mistyped(context.launch_configurations)
     executables = {node.name: locate(node) for node in graph.nodes}
     folder = RunFolder(graph.folder)
     # The lock lives as long as this launch.
     context.extend_globals({"actdistill_run_folder": folder})
     end_on_sigterm_as_on_ctrl_c()
     settings = [SetEnvironmentVariable(name, text) for name, text in graph.environment.items()]
-    notes = [LogInfo(msg=note) for note in (*mistyped, *graph.notes)]
+    notes = [LogInfo(msg=note) for note in graph.notes]
     return [*settings, *notes, OpaqueFunction(function=refuse_a_second_graph, args=[graph]),
             *launch_from(graph, folder, executables, 0)]  # fmt: skip
 

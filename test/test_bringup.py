@@ -349,5 +349,5 @@ def test_an_installed_package_finds_its_files_below_the_ament_prefix(tmp_path, m
 
 def test_a_mistyped_argument_is_warned_of_and_what_other_launch_files_take_is_not():
     assert bringup.mistyped(["seed", "instructions", "use_sim_time"]) == (
-        "WARNING: no argument 'instructions'; did you mean 'instruction'?",
+        "no argument 'instructions'; did you mean 'instruction'?",
     )
