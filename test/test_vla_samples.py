@@ -166,7 +166,7 @@ def test_openvla_that_says_a_samples_words_does_what_was_recorded(openvla_folder
     for frame in (0, 31, 77, 150):
         batch = of_openvla.at(np.array([frame]))
         assert batch.words.shape == (1, 7) and batch.actions.shape == (1, 1, 7) and batch.actions.abs().max() <= 1
-        monkeypatch.setattr(OpenVLA, "speak", lambda *_, said=batch.words: tuple(said[0].tolist()))
+        monkeypatch.setattr(OpenVLA, "words", lambda *_, said=batch.words: said)
         done = policy.step(observation(collected, frame)).chunk.actions[0]
         off = np.abs(done - np.clip(recorded[frame, 0], low, high))
         assert (off[:3] <= (high - low)[:3] / 255).all() and off[3:6].max() <= (high - low)[3:6].max() / 255
