@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from actdistill_ros.msg import ArmState
+from actdistill_ros.srv import SetMode, StartTask, TaskStatus
 from ros_rig import Ros
 from sdk_parts import Bus, until
 from sensor_msgs.msg import Joy
@@ -31,11 +33,9 @@ from actdistill_ros.bringup import DRIVER, NodeSpec
 from actdistill_ros.contract import contract
 from actdistill_ros.control import settings
 from actdistill_ros.control.limits import JOINT_MAX, JOINT_MIN, JOINT_VELOCITY_MAX
-from actdistill_ros.msg import ArmState
 from actdistill_ros.nodes import qos
 from actdistill_ros.run_folder import RunFolder
 from actdistill_ros.sim.layout import FRAME_PIXELS
-from actdistill_ros.srv import SetMode, StartTask, TaskStatus
 from actdistill_ros.supervisor import locate
 from actdistill_ros.trials.judges import World
 from actdistill_ros.trials.protocol import Trial

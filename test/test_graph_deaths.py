@@ -11,11 +11,12 @@ import time
 from contextlib import closing
 
 import pytest
+from actdistill_ros.msg import ArmState
 from graph_parts import (
     CHUNK_S,
     POLICY_HOLD_S,
-    TELEOP_HOLD_S,
     SLACK_S,
+    TELEOP_HOLD_S,
     Aftermath,
     Nodes,
     Operator,
@@ -24,7 +25,6 @@ from graph_parts import (
 from sdk_parts import SDK, kill, until
 
 from actdistill_ros.bringup import DRIVER
-from actdistill_ros.msg import ArmState
 
 DOMAIN = 1 + os.getpid() % 200
 FORGOTTEN_S = 10.0
