@@ -58,7 +58,7 @@ class PlayedArm:
         self.state.tcp_commanded.position.x = 0.3
         self.asked: list[int] = []
         self.chunks: list[ActionChunk] = []
-        self.speaks = True
+        self.speaks = self.takes = True
         self._left = 0
         self._topic = node.create_publisher(ArmState, "arm/state", qos.STATE)
         node.create_service(SetMode, "arm/set_mode", self._on_mode)
@@ -88,7 +88,8 @@ class PlayedArm:
 
     def _on_chunk(self, chunk: ActionChunk) -> None:
         self.chunks.append(chunk)
-        self.state.chunk_stamp, self._left = chunk.header.stamp, self.reports
+        if self.takes:
+            self.state.chunk_stamp, self._left = chunk.header.stamp, self.reports
 
     def _report(self) -> None:
         self.state.actions_left = self._left = max(0, self._left - 1)
