@@ -15,7 +15,6 @@ import numpy as np
 
 from actdistill_ros import priority
 from actdistill_ros.arm.backend import JointCommand, JointFeedback
-from actdistill_ros.bench.fuzz import START
 from actdistill_ros.contract.chunk import Chunk
 from actdistill_ros.control.loop import DriverLoop
 from actdistill_ros.control.modes import Mode
@@ -42,12 +41,12 @@ class Punctuality:
 class EchoArm:
     """An arm that is where it is told to be, and notes when it was asked."""
 
-    def __init__(self, ordinary: bool) -> None:
-        """ordinary: take the loop's thread its real-time priority, as where the user has no permission."""
+    def __init__(self, home_rad: np.ndarray, ordinary: bool) -> None:
+        """home_rad: (6,) where it is at first. ordinary: take the loop's thread its real-time priority, as where the user has no permission."""
         self.asked_s: list[float] = []
         self.real_time: bool | None = None
         self._ordinary = ordinary
-        self._command = JointCommand(START.copy(), 1.0)
+        self._command = JointCommand(home_rad.copy(), 1.0)
 
     def connect(self) -> JointFeedback:
         return self.read()
@@ -77,7 +76,7 @@ def measure(
     """Runs for `seconds` of real time; checkpoint: policy that steps without pause meanwhile; ordinary: without
     real-time priority, whatever this machine allows. Raises RuntimeError."""
     priority.steady()  # as the driver's process does
-    arm = EchoArm(ordinary)
+    arm = EchoArm(settings.arm.home_rad, ordinary)
     loop = DriverLoop(replace(settings, rate_hz=rate_hz), arm)
     with _policy(checkpoint):
         loop.start()
