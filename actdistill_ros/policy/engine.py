@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from actdistill_ros.policy.captured import Capture, CapturedRuns
 from actdistill_ros.policy.model import Policy
 
 INSTRUCTIONS = 64  # how many are kept read
@@ -51,8 +52,10 @@ class TorchEngine:
 
     name = "torch"
 
-    def __init__(self, model: Policy, device: str = "cpu") -> None:
+    def __init__(self, model: Policy, device: str = "cpu", capture: Capture | None = None) -> None:
+        """capture: of frequent plans; None for none."""
         self._model, self._device = model, device
+        self._run = CapturedRuns(self._answer, capture) if capture else self._answer
         self._known = torch.ones(1, device=device)
         self._tell = lru_cache(INSTRUCTIONS)(lambda ids: model.tell(torch.tensor([ids], device=device)))
 
@@ -69,9 +72,12 @@ class TorchEngine:
         return self._model.router.evidence(tokens, recent=recent)[0].cpu().numpy()
 
     def decode(self, encoded: tuple[Tensor, Tensor], executed: Sequence[bool]) -> Tensor:
-        hidden = self._model.decoder(encoded[0], None, executed)[:, -1]  # (1, D); one sentence is never padded
+        hidden = self._run(encoded[0], executed)  # (1, D)
         self._wait()
         return hidden
+
+    def _answer(self, tokens: Tensor, executed: Sequence[bool]) -> Tensor:
+        return self._model.decoder(tokens, None, executed)[:, -1]  # (1, D); one sentence is never padded
 
     def act(self, hidden: Tensor) -> np.ndarray:
         motion, gripper = self._model.act(hidden)
