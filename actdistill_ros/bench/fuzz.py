@@ -114,8 +114,14 @@ class Fuzz:
         rng, rows = self._rng, int(self._rng.integers(1, 9))
         if rng.random() < 0.05:
             move, turn = rng.normal(size=(2, 3))
-            move *= rng.choice([0.01, 0.03, 0.0499]) / np.linalg.norm(move)
-            turn *= rng.choice([0.0, 0.1, 0.299]) / np.linalg.norm(turn)
+            if rng.random() < 0.5:  # as the joints would: also those that hold each other's motion up
+                chain = self._settings.arm.chain
+                move, turn = np.split(chain.jacobian(self._driver.joints) @ rng.uniform(-1.0, 1.0, 6), 2)
+                share = min(0.0499 / np.linalg.norm(move), 0.299 / np.linalg.norm(turn))
+                move, turn = move * share, turn * share
+            else:
+                move *= rng.choice([0.01, 0.03, 0.0499]) / np.linalg.norm(move)
+                turn *= rng.choice([0.0, 0.1, 0.299]) / np.linalg.norm(turn)
             self._direction = np.concatenate([move, turn])
         actions = np.zeros((rows, 7))
         actions[:, :6] = self._direction
