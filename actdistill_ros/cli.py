@@ -20,6 +20,7 @@ COMMANDS = {
     "trials": ("actdistill_ros.trials.run", "task trials through the running graph, with a report"),
     "bench images": ("actdistill_ros.bench.images", "image delivery and latency, camera to inference"),
     "bench driver": ("actdistill_ros.bench.driver", "bad commands, punctuality and faults of the arm driver"),
+    "bench ik": ("actdistill_ros.bench.ik", "the driver's inverse kinematics against the vendor SDK's solver"),
     "bench depth": ("actdistill_ros.bench.depth", "time of the decoder under a plan, against all layers"),
     "doctor": ("actdistill_ros.doctor", "what this machine has and what it lacks"),
     "doctor arm": ("actdistill_ros.arm.doctor", "the arm's adapter, bus and motors: what is wrong and how to mend it"),

@@ -16,7 +16,7 @@ from actdistill_ros.control.kinematics import Chain
 class ArmModel:
     """Joint limits, top speeds and torques are the same for all of them and stand in `limits.py`.
 
-    home_rad: (6,) gripper down, the TCP 0.25 m before the base and 0.10 m above the table. urdf: in the share folder.
+    home_rad: (6,) gripper down, the TCP 0.25 m before the base and 0.10 m above its foot. urdf: in the share folder.
     """
 
     name: str
