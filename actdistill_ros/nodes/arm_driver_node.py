@@ -41,7 +41,7 @@ RETRY_S = 0.2
 def parameters(limits: settings.DriverSettings) -> tuple[Setting, ...]:
     """Parameters of the node; what is not here stands in config/arm.yaml."""
     return (
-        Setting("model", limits.model, f"which arm: {', '.join(MODELS)}"),
+        Setting("model", limits.model, f"model of the arm: {', '.join(MODELS)}"),
         Setting("hardware", "sim", f"which arm: {', '.join(HARDWARE)}"),
         Setting("sim_endpoint", "", "folder of the simulated world's sockets (hardware sim, sdk_sim)"),
         Setting("can_interface", "can0", "CAN interface of the arm (hardware real, sdk_sim)"),
