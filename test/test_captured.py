@@ -108,6 +108,16 @@ def test_what_was_captured_under_inference_mode_serves_outside_of_it(light):
     assert torch.equal(runs(tokens(seed=1), PART), light(tokens(seed=1), PART)) and len(runs.kept) == 1
 
 
+def test_a_capture_has_no_copy_of_the_weights(hidden, model):
+    runs, norm = CapturedRuns(hidden, Exported(), Limits(after=1)), model.vlm.decoder.norm.weight
+    runs(tokens(), PART)
+    norm.mul_(2)
+    try:
+        assert torch.equal(runs(tokens(), PART), hidden(tokens(), PART)) and len(runs.kept) == 1
+    finally:
+        norm.div_(2)
+
+
 def test_compiled_captures_are_compiled_each_for_itself_however_many_there_are(light):
     """`torch.compile` stops compiling a function that it compiled eight times."""
     made = []

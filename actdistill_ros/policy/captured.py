@@ -179,10 +179,9 @@ class CudaGraph:
         with torch.cuda.device(example.device):
             held = example.clone()
             self._warm_up(run, held)
-            torch.cuda.empty_cache()  # so that what the recording reserves is its own
-            before = torch.cuda.memory_reserved()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
+                before = torch.cuda.memory_reserved()  # what the recording reserves from here on is its own
                 result = run(held)
             nbytes = torch.cuda.memory_reserved() - before + held.nbytes
 
