@@ -68,6 +68,9 @@ class Seen:
             answer,
         )
 
+    def reset(self):
+        self._runtime.reset()
+
     def step(self, observation):
         self.observation = observation
         result = self._runtime.step(observation)

@@ -201,9 +201,29 @@ def test_weights_that_cannot_be_the_students_leave_nothing_behind(openvla, route
     assert not list(tmp_path.iterdir())
 
 
-def test_a_router_that_was_never_calibrated_is_not_written(openvla, tmp_path):
-    with pytest.raises(ContractError, match="never calibrated"):
-        student_folder.save(tmp_path / "student", openvla, {}, VlaRouter(WIDTH, 8, LAYERS, PATCHES), 0.5)
+@pytest.mark.parametrize(
+    ("shape", "budget", "message"),
+    [
+        ((WIDTH, 8, LAYERS, PATCHES), 0.5, "the trained router was never calibrated"),
+        ((WIDTH, 8, 32, PATCHES), 0.5, "the trained router: a router for 32 layers, the model has 4"),
+        ((WIDTH, 8, LAYERS, 729), 0.5, "the trained router: a router for 729 patches, the model has 256"),
+        ((4096, 8, LAYERS, PATCHES), 0.5, r"vision.weight is \(8, 4096\), expected \(8, 64\)"),
+        ((WIDTH, 8, LAYERS, PATCHES), 0.2, "budget 0.2 is not in 0.25 … 1"),
+    ],
+)
+def test_a_router_that_could_not_be_loaded_is_not_written(openvla, tmp_path, shape, budget, message):
+    with pytest.raises(ContractError, match=message):
+        student_folder.save(tmp_path / "student", openvla, {}, VlaRouter(*shape), budget)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_link_to_another_disk_is_followed(openvla, router, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "student").symlink_to(tmp_path / "disk" / "student")
+    for budget in (0.5, 0.75):
+        student_folder.save(tmp_path / "student", openvla, {}, router, budget)
+        assert loading.load(tmp_path / "student").budget == budget
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["student"]
 
 
 def test_a_folder_that_holds_something_else_is_never_overwritten(openvla, cogact, router, student, tmp_path):
@@ -289,10 +309,12 @@ def told(**changes):
         (cut, "router.safetensors is truncated or damaged"),
         (lambda f: spoil(f, place=None), r"router.safetensors: place is missing, expected \(4,\)"),
         (lambda f: spoil(f, **{"vision.weight": torch.ones(8, 32)}), r"vision.weight is \(8, 32\), expected \(8, 64\)"),
-        (lambda f: spoil(f, place=torch.full((4,), torch.nan)), "place of the router is not finite"),
+        (lambda f: spoil(f, place=torch.full((4,), torch.nan)), "place is not finite"),
         (lambda f: spoil(f, shares=torch.zeros(76)), "never calibrated"),
-        (told(layers=32), "router.json: a router for 32 layers, the model in this folder has 4"),
-        (told(patches=729), "router.json: a router for 729 patches, the model in this folder has 256"),
+        (lambda f: spoil(f, thresholds=torch.full((76,), torch.nan)), "budgets and thresholds are no calibration"),
+        (lambda f: spoil(f, budgets=torch.zeros(76)), "budgets and thresholds are no calibration"),
+        (told(layers=32), "router.json: a router for 32 layers, the model has 4"),
+        (told(patches=729), "router.json: a router for 729 patches, the model has 256"),
         (told(format=2), "router.json: format 2; this package reads 1"),
         (told(hidden="wide"), "router.json does not describe a router"),
         (told(budget=0.1), "router.json: budget 0.1 is not in 0.25 … 1"),

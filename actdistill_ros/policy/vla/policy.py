@@ -90,7 +90,7 @@ class VlaPolicy:
             raise ContractError(f"{self.checkpoint_id}: {error}.") from error
 
     def with_planner(self, planner: Planner) -> VlaPolicy:
-        """The same weights, other plans."""
+        """The same weights and the same past, other plans."""
         other = copy(self)
         other._own = other._planner = planner
         return other

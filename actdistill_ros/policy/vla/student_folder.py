@@ -62,10 +62,13 @@ def save(out: Path, teacher: Path, trained: Mapping[str, Tensor], router: VlaRou
     Raises ContractError for what `check` says, for names or shapes that the teacher has not, for numbers that are not
     finite, and for a router that does not fit or was never calibrated.
     """
+    out = out.resolve()  # where a link leads to: the new folder has to be on that disk
     check(out, teacher)
     made = layout.read(teacher)
     source = checkpoint.open_source(made)
-    _check_router(router.state_dict(), router, str(out))
+    about = {"format": FORMAT, "hidden": router.vision.out_features, "layers": len(router.place)}
+    about |= {"patches": router.patches, "budget": budget}
+    _check_router(router.state_dict(), _described(about, made.shape, "the trained router"), "the trained router")
     contents = _contents(source, trained)
     unfinished = out.with_name(f".{out.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -73,8 +76,6 @@ def save(out: Path, teacher: Path, trained: Mapping[str, Tensor], router: VlaRou
     try:
         _write_weights(unfinished, made, contents)
         write_safetensors(unfinished / ROUTER, {name: _whole(value) for name, value in router.state_dict().items()})
-        about = {"format": FORMAT, "hidden": router.vision.out_features, "layers": len(router.place)}
-        about |= {"patches": router.patches, "budget": budget}
         about |= {"teacher": checkpoint.identity(made.folder, source)}
         (unfinished / ROUTER_CONFIG).write_text(json.dumps(about, indent=1) + "\n")
         _carry(made.folder, unfinished)
@@ -96,7 +97,7 @@ def load(folder: Path, shape: PrismaticShape, device: str = "cpu") -> tuple[VlaR
             raise ContractError(
                 f"{file} is missing: a student needs {ROUTER} and {ROUTER_CONFIG}. Copy the folder again."
             )
-    router, budget = _described(about, shape)
+    router, budget = _read(about, shape)
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
@@ -111,28 +112,34 @@ def _whole(value: Tensor) -> Stored:
     return Stored(tuple(value.shape), value.dtype, lambda: iter([value.detach().cpu()]))
 
 
-def _described(path: Path, shape: PrismaticShape) -> tuple[VlaRouter, float]:
+def _read(path: Path, shape: PrismaticShape) -> tuple[VlaRouter, float]:
     """A router as router.json says, not filled, and its budget."""
     try:
         about = json.loads(path.read_text())
-        found = about["format"]
-        if found != FORMAT:
-            raise ContractError(f"{path}: format {found!r}; this package reads {FORMAT}. Install a newer one.")
-        hidden, budget = int(about["hidden"]), float(about["budget"])
-        said = {name: int(about[name]) for name in ("layers", "patches")}
+        if about["format"] != FORMAT:
+            raise ContractError(
+                f"{path}: format {about['format']!r}; this package reads {FORMAT}. Install a newer one."
+            )
+        return _described(about, shape, str(path)), float(about["budget"])
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, ContractError):
             raise
         raise ContractError(f"{path} does not describe a router ({error!r}); copy the folder again.") from error
-    if not LOWEST_BUDGET <= budget <= 1.0:
-        raise ContractError(f"{path}: budget {budget:g} is not in {LOWEST_BUDGET} … 1; copy the folder again.")
-    for name, needed in (("layers", shape.decoder.layers), ("patches", shape.dino.patches)):
-        if said[name] != needed:
+
+
+def _described(about: Mapping, shape: PrismaticShape, where: str) -> VlaRouter:
+    """Raises ContractError if that router is for another model, or its budget cannot be met; KeyError, TypeError or
+    ValueError if it says no such thing."""
+    needed = {"layers": shape.decoder.layers, "patches": shape.dino.patches}
+    for name, count in needed.items():
+        if int(about[name]) != count:
             raise ContractError(
-                f"{path}: a router for {said[name]} {name}, the model in this folder has {needed}. It is of another "
-                "student; copy the folder again."
+                f"{where}: a router for {about[name]} {name}, the model has {count}. It is of another student; copy the "
+                "folder again."
             )
-    return VlaRouter(shape.decoder.width, hidden, shape.decoder.layers, shape.dino.patches), budget
+    if not LOWEST_BUDGET <= float(about["budget"]) <= 1.0:
+        raise ContractError(f"{where}: budget {about['budget']} is not in {LOWEST_BUDGET} … 1.")
+    return VlaRouter(shape.decoder.width, int(about["hidden"]), **needed)
 
 
 def _check_router(state: Mapping[str, Tensor], router: VlaRouter, where: str) -> None:
@@ -140,11 +147,12 @@ def _check_router(state: Mapping[str, Tensor], router: VlaRouter, where: str) ->
     weights.problems(needed, {}, {name: tuple(value.shape) for name, value in state.items()}, where)
     for name, _ in router.named_parameters():
         if not torch.isfinite(state[name]).all():
-            raise ContractError(
-                f"{where}: {name} of the router is not finite; the file is damaged, or training failed."
-            )
+            raise ContractError(f"{where}: {name} is not finite; the file is damaged, or training failed.")
+    # An infinite threshold says that a budget allows all layers, or none but those that always run.
+    if state["thresholds"].isnan().any() or not torch.allclose(state["budgets"], router.budgets):
+        raise ContractError(f"{where}: budgets and thresholds are no calibration; the file is damaged, copy it again.")
     if not state["shares"].any():
-        raise ContractError(f"{where}: the router was never calibrated, and no budget can be met. Distil again.")
+        raise ContractError(f"{where} was never calibrated, and no budget can be met. Distil again.")
 
 
 def _check_out(out: Path, teacher: Path, identity: str) -> None:

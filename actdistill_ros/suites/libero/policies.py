@@ -26,6 +26,8 @@ class Runtime(Protocol):
     contract: Contract
     checkpoint_id: str
 
+    def reset(self) -> None: ...
+
     def step(self, observation: Observation): ...
 
 
@@ -50,7 +52,8 @@ class RuntimePolicy:
         self._done = 0
 
     def begin(self, instruction: str) -> None:
-        """Stamps begin anew, by which a runtime knows that what it did before was of another episode."""
+        """What was done before was of another episode, and stamps begin anew."""
+        self._runtime.reset()
         self._done = 0
 
     def act(self, look: Look) -> Decision:
