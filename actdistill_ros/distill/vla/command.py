@@ -18,11 +18,14 @@ from actdistill_ros.distill.vla.teacher import VlaTeacher, deployed
 from actdistill_ros.policy import loading
 from actdistill_ros.policy.vla import layout, student_folder
 
-UNSUPPORTED = {
-    "split": "each process holds the whole teacher; take a narrower --dtype, --checkpointing or a smaller --batch instead",
-    "controls": "judge the student at other budgets instead (--eval-budgets)",
-    "control_budgets": "judge the student at other budgets instead (--eval-budgets)",
-    "recent_actions": "its router sees one observation",
+UNSUPPORTED = {  # option: its value where it is not given, what to do instead
+    "split": (
+        False,
+        "each process holds the whole teacher; take bfloat16, --checkpointing or a smaller --batch instead",
+    ),
+    "controls": (None, "judge the student at other budgets instead (--eval-budgets)"),
+    "control_budgets": ([], "judge the student at other budgets instead (--eval-budgets)"),
+    "recent_actions": (0, "its router sees one observation"),
 }
 _SHARED = (("to the teacher", "output"), ("actions apart", "apart"), ("student's error", "error"))
 _MEANING = (
@@ -72,8 +75,8 @@ def run(args: argparse.Namespace) -> int:
 
 def filled(args: argparse.Namespace, dtype: str) -> argparse.Namespace:
     """With the defaults of a published teacher. Raises DistillError for what such a teacher has not."""
-    for name, instead in UNSUPPORTED.items():
-        if getattr(args, name) not in (None, False, 0, []):
+    for name, (absent, instead) in UNSUPPORTED.items():
+        if getattr(args, name) != absent:
             raise DistillError(f"--{name.replace('_', '-')} is not for published VLAs: {instead}.")
     if args.full and args.rank is not None:
         raise DistillError("--full trains without adapters, --rank says how wide those are; give one of the two.")
