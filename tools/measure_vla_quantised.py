@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Compares a VLA checkpoint in bfloat16 with itself in eight or four bits, side by side, and prints it as JSON.
+"""Compares a VLA checkpoint in bfloat16 with itself in eight or four bits, side by side, and prints it as JSON; or in
+float32, which says how far bfloat16 itself is off.
 
     tools/make_vla_checkpoint.py vla-1b --size 1b --dtype bfloat16
     tools/measure_vla_quantised.py vla-1b --dtype int8 --threads 1
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,7 +32,7 @@ INSTRUCTIONS = ("put the red block in the bowl", "close the drawer", "pick up th
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--dtype", choices=("int8", "int4"), default="int8")
+    parser.add_argument("--dtype", choices=("int8", "int4", "float32"), default="int8")
     parser.add_argument("--prompts", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--threads", type=int, default=1)
@@ -57,7 +59,7 @@ def agreement(both: list[checkpoint.VlaCheckpoint], prompts: int) -> dict:
     actions = slice(bins.vocabulary - bins.count, bins.vocabulary)
     for number in range(prompts):
         given = prompt(both[0], number)
-        exact, rounded = (one.model.lm_head(one.model.vlm.decoder(given, None))[0].float() for one in both)  # (N, V)
+        exact, rounded = (logits(one, given) for one in both)  # (N, V)
         chosen, other = exact[:, actions].argmax(-1), rounded[:, actions].argmax(-1)  # (N,)
         sums["off"] += float((exact - rounded).square().sum())
         sums["size"] += float(exact.square().sum())
@@ -75,18 +77,23 @@ def agreement(both: list[checkpoint.VlaCheckpoint], prompts: int) -> dict:
     }
 
 
+def logits(loaded: checkpoint.VlaCheckpoint, given: torch.Tensor) -> torch.Tensor:
+    model = loaded.model
+    return model.lm_head(model.vlm.decoder(given.to(model.lm_head.weight.dtype), None))[0].float()  # (N, V)
+
+
 def times(both: list[checkpoint.VlaCheckpoint], seconds: float) -> dict:
-    given, plan = prompt(both[0], 0), (True,) * len(both[0].model.vlm.decoder.layers)
+    prompted, plan = prompt(both[0], 0), (True,) * len(both[0].model.vlm.decoder.layers)
     ways = []
     for one in both:
+        given = prompted.to(one.model.lm_head.weight.dtype)
         decoder, cache = one.model.vlm.decoder, one.model.vlm.decoder.prefill(given, None, plan)[1]
 
-        def word(decoder=decoder, cache=cache) -> None:
+        def word(decoder=decoder, cache=cache, given=given) -> None:
             cache.length = given.shape[1]  # what the last time added is written over
             decoder.decode(given[:, -1:], cache)
 
-        ways += [lambda decoder=decoder: decoder.prefill(given, None, plan), word]
-        ways.append(lambda model=one.model: model.words(given, plan, WORDS))
+        ways += [partial(decoder.prefill, given, None, plan), word, partial(one.model.words, given, plan, WORDS)]
     measured = side_by_side(tuple(ways), seconds)
     names = ("prompt", "word", "words")
     exact, rounded = measured[: len(names)], measured[len(names) :]
