@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 from collections import namedtuple
 from pathlib import Path
 
@@ -361,3 +363,13 @@ def test_a_damaged_record_is_named_as_the_episode_to_skip(words, copy, capsys, t
     assert [row.meta["source_episode"] for row in Dataset.open(tmp_path / "set").episodes] == [
         index for index in range(3) if index != int(number)
     ]
+
+
+def test_the_first_import_of_the_documentation_works_as_written(words, capsys, tmp_path):
+    text = (DATA.parents[1] / "docs" / "datasets.md").read_text().partition("## A first import")[2]
+    (block,) = re.findall(r"((?:^    .*\n)+)", text.partition("Then,")[0], re.MULTILINE)
+    told = words(DATA / "rlds", {})
+    (tmp_path / "mapping.json").write_text(textwrap.dedent(block))
+    assert cli.main(told) == 0 and cli.main(["dataset", "verify", str(tmp_path / "set")]) == 0
+    said = capsys.readouterr().out
+    assert "with correlation 1.00" in said and "no faults" in said

@@ -363,7 +363,7 @@ def test_every_mapping_of_the_documentation_is_one(tmp_path):
     text = (ROOT / "docs/datasets.md").read_text()
     blocks = re.findall(r"(?:^    .*\n)+", text, re.MULTILINE)
     examples = [textwrap.dedent(block) for block in blocks if block.startswith("    robot:")]
-    assert len(examples) == 4
+    assert len(examples) == 5
     for example in examples:
         (tmp_path / "m.yaml").write_text(example)
         assert load(tmp_path / "m.yaml").cameras
