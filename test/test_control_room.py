@@ -166,7 +166,7 @@ def test_an_arm_made_limp_and_stiff_again_between_two_ticks_is_damped_in_between
 def test_the_fuzz_sees_a_driver_that_keeps_to_another_room(changes, words):
     fuzz = Fuzz(SETTINGS, seed=0)
     fuzz._settings = replace(SETTINGS, **changes)
-    assert any(words in violation for violation in fuzz.run(150).violations)
+    assert any(words in violation for violation in fuzz.run(500).violations)
 
 
 @pytest.mark.parametrize(("model", "parts"), [("X5", "wrist and upper arm"), ("L5", "wrist and upper arm")])
