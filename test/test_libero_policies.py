@@ -20,7 +20,7 @@ from actdistill_ros.policy.runtime import PolicyRuntime
 from actdistill_ros.suites.libero import policies, preprocess, protocol, vla
 from actdistill_ros.suites.libero.scripted import BOWL, PLATE, Scripted
 from actdistill_ros.suites.policy import Look
-from actdistill_ros.trials import evaluate
+from actdistill_ros.trials import candidate
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBERO = Contract(
@@ -168,7 +168,7 @@ def openvla(tmp_path_factory):
 def test_an_openvla_acts_on_libero_with_nothing_told_but_the_suite(openvla, suite):
     with np.load(ROOT / "test" / "data" / "libero" / "tensorflow.npz") as recorded:
         shown = look(recorded["frame"])
-    runtime = evaluate.planned(vla.load(openvla, suite), None, "0", 0)
+    runtime = candidate.planned(vla.load(openvla, suite), None, "0", 0)
     decision = policies.RuntimePolicy(runtime, preprocess.view).act(shown)
     assert decision.actions.shape == (1, 7) and np.abs(decision.actions).max() <= 1
     assert decision.executed[0] and not any(decision.executed[1:])
@@ -182,9 +182,9 @@ def test_an_openvla_of_other_suites_or_with_other_layers_is_refused(openvla):
         vla.load(openvla, "libero_10")
     whole = vla.load(openvla, "libero_goal")
     with pytest.raises(ContractError, match="has no router and runs the same 1 of its decoder .* budget 0.1 cannot be"):
-        evaluate.planned(whole, 0.1, "router", 0)
+        candidate.planned(whole, 0.1, "router", 0)
     with pytest.raises(ContractError, match="--plan 0 runs 0.25 of the decoder .* --budget 0.5 cannot be met"):
-        evaluate.planned(whole, 0.5, "0", 0)
+        candidate.planned(whole, 0.5, "0", 0)
 
 
 def test_the_script_reads_the_objects_and_nothing_else():

@@ -35,7 +35,7 @@ from actdistill_ros.policy.router import Router
 from actdistill_ros.policy.runtime import PolicyRuntime
 from actdistill_ros.policy.tokenizer import Tokenizer
 from actdistill_ros.sim.env import TabletopEnv
-from actdistill_ros.trials import evaluate
+from actdistill_ros.trials import candidate, evaluate
 
 BUNDLED = Path(__file__).parents[1] / "models" / "tabletop-student"
 SETTINGS = StudentSettings(budget=0.75, steps=4, batch=8, groups=4, warmup=2, recent=3)
@@ -213,7 +213,7 @@ def test_what_a_policy_executes_of_a_chunk_is_within_the_chunk(runtime):
     with pytest.raises(ContractError, match="chunks of 8 actions; execute 9 is not one of 1 … 8"):
         runtime.with_execute(9)
     assert runtime.with_execute(2).step(observation()).chunk.execute == 2
-    assert evaluate._loaded(BUNDLED, 2).contract.action.execute == 2, "as `actdistill eval --execute 2` asks for"
+    assert candidate.load(BUNDLED, 2).contract.action.execute == 2, "as `actdistill eval --execute 2` asks for"
 
 
 # -- the router and its engines

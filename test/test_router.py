@@ -18,7 +18,7 @@ from actdistill_ros.policy.engine import TorchEngine
 from actdistill_ros.policy.planning import RandomPlan
 from actdistill_ros.policy.router import Router
 from actdistill_ros.policy.runtime import PolicyRuntime
-from actdistill_ros.trials import evaluate
+from actdistill_ros.trials import candidate
 
 WIDTH, DEPTH, VISION = 12, 6, 3
 
@@ -184,7 +184,7 @@ def test_a_policy_without_router_refuses_to_run_less_than_all(tmp_path):
 
 def test_evaluation_runs_the_plan_it_was_asked_for(student):
     def asked(budget, plan):
-        return evaluate.planned(PolicyRuntime.load(student), budget, plan, seed=3)
+        return candidate.planned(PolicyRuntime.load(student), budget, plan, seed=3)
 
     assert asked(None, "router").budget == 0.5 and asked(0.75, "router").budget == 0.75
     assert np.flatnonzero(asked(None, "0,2,5").step(observation()).executed).tolist() == [0, 2, 5]

@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,6 +110,7 @@ def run(args: argparse.Namespace) -> int:
 
 def tabletop(args: argparse.Namespace) -> int:
     from actdistill_ros.policy.vla import deployment, layout
+    from actdistill_ros.trials import candidate
 
     if args.episodes < 1:
         raise ContractError(f"--episodes is {args.episodes}, expected at least 1")
@@ -118,8 +119,9 @@ def tabletop(args: argparse.Namespace) -> int:
     # Each worker has its own copy of the weights.
     args.workers = args.workers or (1 if published else os.cpu_count()) or 1
     args.dtype = deployment.read(args.checkpoint).dtype if published else "float32"
+    args.device = candidate.device(args.checkpoint)
     # An error here is one sentence; in a worker it would be a page.
-    planned(_loaded(args.checkpoint, args.execute), args.budget, args.plan, 0)
+    candidate.planned(candidate.load(args.checkpoint, args.execute), args.budget, args.plan, 0)
     tasks = (args.task,) if args.task else TASKS
     episodes = [(i, tasks[i % len(tasks)], args.seed + i) for i in range(args.episodes)]
     outcomes = sorted(_all(args, episodes), key=lambda outcome: outcome.number)
@@ -183,69 +185,17 @@ def _work(order: Order, queue) -> None:
     import torch
 
     from actdistill_ros.sim.env import TabletopEnv
+    from actdistill_ros.trials import candidate
 
     cv2.setNumThreads(1)
     torch.set_num_threads(order.threads)
-    runtime, env = _loaded(order.checkpoint, order.execute), TabletopEnv()
+    runtime, env = candidate.load(order.checkpoint, order.execute), TabletopEnv()
     for number, task, seed in order.episodes:
         if not multiprocessing.parent_process().is_alive():
             return  # killed without a word: a worker must not go on for nobody
-        queue.put(episode(env, planned(runtime, order.budget, order.plan, seed), order, number, task, seed))
+        asked = candidate.planned(runtime, order.budget, order.plan, seed)
+        queue.put(episode(env, asked, order, number, task, seed))
     env.close()
-
-
-def _loaded(folder: Path, execute: int | None):
-    """Raises ContractError if the checkpoint is none, or was made for another world than the tabletop."""
-    import torch
-
-    from actdistill_ros.policy import loading
-    from actdistill_ros.policy.vla import layout as vla
-    from actdistill_ros.sim import env, layout
-
-    runtime = loading.load(folder, "cuda" if vla.is_vla(folder) and torch.cuda.is_available() else "cpu")
-    period_s, cameras = runtime.contract.action.period_s, runtime.contract.cameras
-    shown = {name: (layout.FRAME_PIXELS,) * 2 for name in layout.CAMERAS}
-    seen = {camera.name: (camera.source_height, camera.source_width) for camera in cameras}
-    if abs(period_s - env.PERIOD_S) > 1e-6 or not seen.items() <= shown.items():
-        raise ContractError(
-            f"{runtime.checkpoint_id} is for an action each {period_s:g} s and cameras {_named(seen)}; the tabletop has "
-            f"{env.PERIOD_S:g} s and {_named(shown)}. Judge it on what it was made for, or train it on data of this world."
-        )
-    return runtime.with_execute(execute) if execute else runtime
-
-
-def _named(cameras: Mapping[str, tuple[int, int]]) -> str:
-    return ", ".join(f"{name} of {height} × {width}" for name, (height, width) in cameras.items())
-
-
-def planned(runtime, budget: float | None, plan: str, seed: int):
-    """The runtime as `--budget` and `--plan` ask for it. Raises ContractError if the checkpoint cannot do that."""
-    from actdistill_ros.policy.planning import FixedPlan, RandomPlan
-
-    if plan == "router":
-        runtime.set_budget(budget)
-        return runtime
-    if plan == "random":
-        try:
-            return runtime.with_planner(RandomPlan(runtime.layers, runtime.budget if budget is None else budget, seed))
-        except ValueError as error:
-            raise ContractError(f"{runtime.checkpoint_id}: {error}.") from error
-    fixed = FixedPlan(_layers(plan, runtime.layers))
-    if budget is not None and abs(budget - fixed.budget) > 1e-3:
-        raise ContractError(
-            f"--plan {plan} runs {fixed.budget:.3g} of the decoder in every step; --budget {budget:g} cannot be met. Leave "
-            "out one of the two."
-        )
-    return runtime.with_planner(fixed)
-
-
-def _layers(plan: str, total: int) -> list[bool]:
-    words = plan.split(",")
-    if not all(word.isdecimal() and int(word) < total for word in words):
-        raise ContractError(
-            f"--plan {plan} is neither router nor random nor layers of 0 … {total - 1}, as in 0,1,{total - 1}"
-        )
-    return [str(i) in words for i in range(total)]
 
 
 def episode(env, runtime, order: Order, number: int, task: str, seed: int) -> Outcome:
@@ -315,7 +265,7 @@ def report(outcomes: Sequence[Outcome], args: argparse.Namespace) -> dict:
     frequency = np.mean([o.frequency for o in outcomes], axis=0)
     looks = [o.first_mm for o in outcomes if o.first_mm is not None]
     return {
-        **machine(),
+        **machine(args.device),
         "checkpoint": str(args.checkpoint),
         "suite": args.suite,
         "held_out_phrases": args.held_out,

@@ -104,15 +104,21 @@ def done(path: Path | None, trials: Sequence[Trial], settings: dict, resume: boo
     return [found[trial.task, trial.seed] for trial in trials if (trial.task, trial.seed) in found]
 
 
-def machine() -> dict:
-    """Where it was measured: processor, its threads, versions."""
+def machine(device: str = "cpu") -> dict:
+    """Where it was measured: processor, its threads, versions. device: that torch computed on; a GPU is named beside the
+    processor."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return {"device": _processor(), "threads": len(os.sched_getaffinity(0)), "versions": versions}
+    found = {"device": _processor(), "threads": len(os.sched_getaffinity(0)), "versions": versions}
+    if device == "cpu":
+        return found
+    import torch
+
+    return found | {"processor": found["device"], "device": torch.cuda.get_device_name(device)}
 
 
 def _processor() -> str:

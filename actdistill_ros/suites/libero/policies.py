@@ -83,7 +83,7 @@ def load(args: argparse.Namespace) -> SuitePolicy:
     from actdistill_ros.policy.runtime import PolicyRuntime
     from actdistill_ros.policy.vla import layout
     from actdistill_ros.suites.libero import vla
-    from actdistill_ros.trials.evaluate import planned
+    from actdistill_ros.trials.candidate import planned
 
     seed = protocol.POLICY_SEED if args.seed is None else args.seed
     torch.set_num_threads(args.threads)
