@@ -20,8 +20,10 @@ from actdistill_ros.contract.action_spaces.parts import Frame, Gripper, Referenc
 from actdistill_ros.contract.chunk import GRIPPER
 from actdistill_ros.contract.contract import ContractError, Statistics
 from actdistill_ros.contract.observation import Observation
+from actdistill_ros.contract.preprocess import state_vector
 from actdistill_ros.contract.seeds import EVALUATION_SEED
 from actdistill_ros.data.episode import DataError, Episode
+from actdistill_ros.data.layout import STATE
 from actdistill_ros.data.reader import Dataset
 from actdistill_ros.data.writer import Writer
 from actdistill_ros.distill.vla import fit, samples
@@ -233,6 +235,13 @@ def test_a_label_goes_on_with_what_followed_then_with_the_last_label_then_rests(
     assert Labels([data], 1).at(7)[:, 0].tolist() == [700]
 
 
+def test_a_label_starts_at_the_recorded_state(collected):
+    data = Dataset.open(collected)
+    for frame in (0, 88, 201):
+        start = Labels([data], 1).start(frame)
+        assert state_vector(start.tcp_in_base, start.opening) == pytest.approx(data.columns(STATE)[frame], abs=1e-6)
+
+
 def numbered(folder: Path, lengths, width) -> Dataset:
     """Frame t's k-th action moves by 100 t + k; not a motion that any arm makes."""
     with Writer.open(folder, {"front": (16, 16)}, 10, "arx_x5", {"chunk": (width, 7)}) as out:
@@ -274,6 +283,8 @@ def test_an_epoch_shows_every_training_frame_once_and_none_that_is_held_out(smal
     shown = [small.train(1, step, 13).actions for step in range(len(pool) // 13)]
     told = small.at(pool).actions
     assert torch.equal(torch.cat(shown).reshape(-1, 7).sort(0).values, told.reshape(-1, 7).sort(0).values)
+    later = [small.train(1, step, 13).actions for step in range(len(pool) // 13, len(pool) // 13 + 3)]
+    assert not torch.equal(torch.cat(shown[:3]), torch.cat(later)), "the next epoch has another order"
 
 
 def test_colours_vary_within_their_bounds_and_nothing_moves():
@@ -374,6 +385,14 @@ def test_what_is_said_in_any_action_space_means_what_was_recorded(space, tmp_pat
         recorded, start = labels.at(frame), labels.start(frame)
         off = np.abs(speech.meant(speech.say(recorded, start), start) - recorded)[0]
         assert (off[:6] <= 2 * reach / 255).all() and off[GRIPPER] <= gripper
+
+
+def test_an_action_beyond_the_range_is_said_as_its_end():
+    speech = Speech(convention("product"), WIDE, 1, ActionBins(32000))
+    far = np.array([[0.5, -0.5, 0.1, 0, 0, 0, 1.0]])
+    assert speech.measured(far, None)[0, 0] == pytest.approx(5 / 3)
+    assert speech.say(far, None)[0, :2].tolist() == [1.0, -1.0]
+    assert np.abs(speech.meant(speech.say(far, None), None)[0, :3] - [0.3, -0.3, 0.1]).max() < 0.6 / 255
 
 
 def test_a_value_that_never_changed_in_the_teachers_data_is_no_division_by_zero():
