@@ -45,7 +45,7 @@ WIRE_RAD, WIRE_RAD_S = 0.0004, 0.022
 """Steps of position and velocity on the wire."""
 WAYS_M = 0.01
 """A TCP that was commanded this far under the policy is in motion."""
-POLICY_HOLD_S, TELEOP_HOLD_S = 3.0, 1.5
+POLICY_HOLD_S, TELEOP_HOLD_S = 2.5, 0.8
 """How long the driver of these graphs holds before it damps; the package's own times are a minute and half of one."""
 SLACK_S = 1.0
 """For a machine that is busy: what takes a few milliseconds more when it is idle."""
@@ -182,11 +182,10 @@ class Supervised:
     def said(self) -> str:
         return "".join(self.lines)
 
-    def pid(self, name: str) -> int:
-        """Of a node: the supervisor's child that runs this executable."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        (found,) = [int(child) for child in children if f"/{name}\0" in Path(f"/proc/{child}/cmdline").read_text()]
-        return found
+    def nodes(self) -> list[int]:
+        """Process ids of the supervisor's children."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(pid) for pid in children.read_text().split()]
 
     def gone(self) -> bool:
         """Whether no process holds its output any more, and the supervisor is over."""

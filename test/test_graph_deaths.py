@@ -116,16 +116,6 @@ def test_an_sdk_process_that_is_killed_is_named_and_its_motors_damp_at_once(movi
     goes_on(nodes, operator)
 
 
-def test_all_nodes_killed_at_once_leave_motors_that_rest_and_then_damp(moving, hardware):
-    nodes, operator = moving
-    died = nodes.kill(*nodes.names)
-    until(lambda: not hardware.bus.processes(), "the end of guard and SDK process")
-    assert hardware.bus.damped()
-    after = Aftermath(hardware.bus, died)
-    assert after.inside_limits() and 0.1 < after.powered_s() < 0.4 + SLACK_S
-    goes_on(nodes, operator)
-
-
 def test_everything_killed_at_once_with_guard_and_sdk_process_is_held_by_design(moving, hardware):
     nodes, operator = moving
     others = list(hardware.bus.processes().values())
