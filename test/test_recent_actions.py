@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from copy import deepcopy
 from dataclasses import replace
@@ -13,7 +12,7 @@ import pytest
 import torch
 from distill_parts import CAMERAS, LAYERS, LENGTH, PIXELS, SENTENCES, parse, random_data, random_teacher
 
-from actdistill_ros.bench import depth as bench
+from actdistill_ros import cli
 from actdistill_ros.bench import engines
 from actdistill_ros.contract.contract import ContractError
 from actdistill_ros.contract.observation import ArmPose, Observation
@@ -320,5 +319,7 @@ def test_a_student_told_two_actions_is_trained_calibrated_judged_and_measured(da
     assert len(outcome.frequency) == LAYERS and outcome.budget == 0.75
     look = observation()
     assert engines.evidence_ms(runtime, look, rounds=2) >= 0.0
-    asked = {"checkpoint": out, "dtype": "fp32", "budget": None, "engine": "torch", "seconds": 0.0}
-    assert 0.0 < bench._of_student(argparse.Namespace(**asked))["router_share"] < 1.0
+    found = tmp_path / "depth.json"
+    asked = ["--checkpoint", out, "--engine", "torch", "--seconds", 0, "--threads", 1, "--json", found]
+    assert cli.main(["bench", "depth", *map(str, asked)]) == 0
+    assert 0.0 < json.loads(found.read_text())["router_share"] < 1.0

@@ -65,10 +65,10 @@ class RecentActions:
         done = slots(self._chunk.actions[: self._chunk.execute], self._statistics)
         return np.concatenate([self._before, done])[-self._count :]
 
-    def said(self, chunk: Chunk, observation: Observation) -> None:
-        """The chunk is what the policy answers to the observation, and will be done from now on."""
-        if self._count:
-            self._before, self._chunk = self.before(observation), chunk
+    def said(self, chunk: Chunk, before: np.ndarray) -> None:
+        """The chunk is what the policy answers to an observation, before which `before` was done; it will be done from now
+        on."""
+        self._before, self._chunk = before, chunk
 
 
 def _follows(observation: Observation, chunk: Chunk) -> bool:

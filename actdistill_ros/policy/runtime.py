@@ -171,7 +171,7 @@ class PolicyRuntime:
         hidden = self._engine.decode(tokens, plan.executed)
         decoded = time.perf_counter()
         chunk = self._chunk(self._engine.act(hidden), observation)
-        self._recent.said(chunk, observation)
+        self._recent.said(chunk, seen.recent)
         end = time.perf_counter()
         stages = {
             "preprocess": prepared - start,
