@@ -218,6 +218,18 @@ def test_a_capture_that_cannot_be_trusted_is_said_once_and_not_tried_again(light
     assert reason in caplog.text and "3 of 4 layers at shape (1, 12, 32) run uncaptured" in caplog.text
 
 
+@pytest.mark.parametrize(("dtype", "factor", "kept"), [
+    (torch.float32, 1 + 1e-6, True), (torch.float32, 1 + 1e-3, False),
+    (torch.bfloat16, 1 + 1e-2, True), (torch.bfloat16, 1.1, False),
+])  # fmt: skip
+def test_rounding_of_the_type_that_is_computed_in_is_no_difference(light, dtype, factor, kept):
+    """CogACT's feature comes in float32 out of a decoder that computes in bfloat16."""
+    off = lambda run, example: Captured(lambda given: run(given) * factor, 0)
+    runs = CapturedRuns(lambda given, plan: light(given, plan).float(), off, Limits(after=1))
+    runs(tokens().to(dtype), PART)
+    assert len(runs.kept) == kept
+
+
 def test_other_words_are_no_rounding(words, caplog):
     runs = CapturedRuns(words, wrong, Limits(after=1))
     runs(tokens(), PART)
