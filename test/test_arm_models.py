@@ -190,10 +190,9 @@ def test_what_the_description_says_collides_is_what_the_driver_keeps_apart(model
                 half = of_rpy(turn)[:, 2] * float(cylinder.get("length")) / 2
                 cylinders.append((*(at - half), *(at + half), float(cylinder.get("radius"))))
         expected = [(*end, c.radius_m) for c in capsules for end in (c.start, c.end)]
-        np.testing.assert_allclose(balls, expected, atol=1e-6) if expected else None
+        np.testing.assert_allclose(np.reshape(balls, (-1, 4)), np.reshape(expected, (-1, 4)), atol=1e-6)
         expected = [(*c.start, *c.end, c.radius_m) for c in capsules]
-        np.testing.assert_allclose(cylinders, expected, atol=1e-5) if expected else None
-        assert len(balls) == 2 * len(capsules) and len(cylinders) == len(capsules)
+        np.testing.assert_allclose(np.reshape(cylinders, (-1, 7)), np.reshape(expected, (-1, 7)), atol=1e-5)
 
 
 def test_the_published_meshes_are_inside_the_capsules(model):

@@ -35,7 +35,7 @@ def test_the_sdk_stands_still_where_the_driver_turns_by_a_milliradian(vendor):
     start = X5.chain.forward(X5.home_rad)
     target = integrate(start, np.zeros(3), np.array([0.0, 0.0, 0.001]))
     assert np.array_equal(vendor.once(target, X5.home_rad), X5.home_rad)
-    ours = ik._ours(X5, SETTINGS)(target, X5.home_rad)
+    ours = ik._ours(SETTINGS)(target, X5.home_rad)
     assert ik.difference(target, X5.chain.forward(ours))[1] == pytest.approx(np.zeros(3), abs=1e-6)
 
 

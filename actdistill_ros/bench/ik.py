@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 def measure(limits: DriverSettings, poses: int, ways: int, seed: int) -> dict:
     """Kind of task -> solver -> what it did."""
     rng, vendor = np.random.default_rng(seed), Vendor(limits.arm)
-    far, near = _far_solvers(limits.arm, vendor, rng), _near_solvers(limits.arm, vendor)
+    far, near = _far_solvers(limits, vendor, rng), _near_solvers(limits, vendor)
     tasks = {
         "far": (far, [(limits.arm.home_rad, [pose]) for pose in _far_poses(limits.arm, poses, rng)]),
         "ticks": (near, list(_ways(limits.arm, ways, TICK, rng, singular=False))),
@@ -180,28 +180,28 @@ def _nearest(solve: Solver, seeds: np.ndarray) -> Solver:
     return best
 
 
-def _ours(arm: ArmModel, limits: DriverSettings) -> Solver:
+def _ours(limits: DriverSettings) -> Solver:
     """The driver's: what misses its target by more than the tolerance is no answer."""
 
     def solve(target: ArmPose, seed: np.ndarray) -> np.ndarray | None:
-        found = arm.chain.solve(target, seed)
+        found = limits.arm.chain.solve(target, seed)
         good = found.position_error_m <= limits.ik_position_tolerance_m
         return found.q if good and found.rotation_error_rad <= limits.ik_rotation_tolerance_rad else None
 
     return solve
 
 
-def _near_solvers(arm: ArmModel, vendor: Vendor) -> dict[str, Solver]:
+def _near_solvers(limits: DriverSettings, vendor: Vendor) -> dict[str, Solver]:
     return {
         "SDK": vendor.once,
-        "SDK, limits and polish": _guarded(arm.chain, vendor.once),
-        "driver": _ours(arm, settings.load(model=arm.name)),
+        "SDK, limits and polish": _guarded(limits.arm.chain, vendor.once),
+        "driver": _ours(limits),
     }
 
 
-def _far_solvers(arm: ArmModel, vendor: Vendor, rng: np.random.Generator) -> dict[str, Solver]:
+def _far_solvers(limits: DriverSettings, vendor: Vendor, rng: np.random.Generator) -> dict[str, Solver]:
     seeds = rng.uniform(JOINT_MIN, JOINT_MAX, (19, 6))
-    guarded, ours = _guarded(arm.chain, vendor.once), _ours(arm, settings.load(model=arm.name))
+    guarded, ours = _guarded(limits.arm.chain, vendor.once), _ours(limits)
     return {
         "SDK": vendor.once,
         f"SDK, its own {TRIALS} trials": vendor.trials,
