@@ -18,7 +18,7 @@ from actdistill_ros.data.layout import ACTION, IMAGES
 from actdistill_ros.data.reader import Dataset
 from actdistill_ros.policy.config import PolicyConfig
 from actdistill_ros.policy.engine import to_input
-from actdistill_ros.policy.recent import hide, recorded, slots
+from actdistill_ros.policy.recent import Slots, hide, recorded
 from actdistill_ros.policy.tokenizer import UNKNOWN, Tokenizer
 
 HELD_OUT_EVERY = 40  # every 40th episode is for validation
@@ -116,7 +116,7 @@ class Batcher:
     ) -> None:
         self._samples, self._pose_dropout = samples, pose_dropout
         self._chunk = normalise(samples.chunk.astype(np.float64), statistics).astype(np.float32)
-        self._slots = slots(samples.action, statistics)  # (F, 8)
+        self._slots = Slots(statistics)(samples.action)  # (F, 8)
         self._ids = [tokenizer.encode(text) for text in samples.instructions]
 
     def train(self, seed: int, step: int, size: int, share: slice = slice(None), recent: int = 0) -> Batch:

@@ -21,10 +21,20 @@ LATE = 5.0
 """Periods after the chunk's last action from which on an observation is of another moment."""
 
 
-def slots(actions: np.ndarray, statistics: Statistics) -> np.ndarray:
-    """(n, A) actions in metres and radians to (n, A + 1) float32 slots, all known."""
-    told = np.clip(normalise(np.asarray(actions, dtype=np.float64), statistics), -1.0, 1.0)
-    return np.concatenate([told, np.ones((len(told), 1))], axis=1).astype(np.float32)
+class Slots:
+    """From actions in metres and radians, (n, A), to slots that are all known, (n, A + 1) float32."""
+
+    def __init__(self, statistics: Statistics) -> None:
+        # Normalising is affine: what it makes of 0 and 1 says what it makes of everything. A step has no time for more.
+        none, one = (
+            normalise(values, statistics) for values in (np.zeros(len(statistics.q01)), np.ones(len(statistics.q01)))
+        )
+        self._offset, self._span = none, one - none
+
+    def __call__(self, actions: np.ndarray) -> np.ndarray:
+        made = np.ones((len(actions), len(self._offset) + 1), dtype=np.float32)
+        made[:, :-1] = (actions * self._span + self._offset).clip(-1.0, 1.0)
+        return made
 
 
 def recorded(slots: np.ndarray, first: np.ndarray, frames: np.ndarray, count: int) -> np.ndarray:
@@ -49,7 +59,7 @@ class RecentActions:
     when the last chunk's actions are done; else all is forgotten. Not thread-safe."""
 
     def __init__(self, count: int, statistics: Statistics) -> None:
-        self._count, self._statistics = count, statistics
+        self._count, self._slots = count, Slots(statistics)
         self._none = np.zeros((count, len(statistics.q01) + 1), dtype=np.float32)
         self.forget()
 
@@ -62,8 +72,9 @@ class RecentActions:
         """(N, A + 1) float32; changes nothing."""
         if not self._count or self._chunk is None or not _follows(observation, self._chunk):
             return self._none
-        done = slots(self._chunk.actions[: self._chunk.execute], self._statistics)
-        return np.concatenate([self._before, done])[-self._count :]
+        execute = self._chunk.execute
+        done = self._slots(self._chunk.actions[max(0, execute - self._count) : execute])
+        return done if len(done) == self._count else np.concatenate([self._before[len(done) :], done])
 
     def said(self, chunk: Chunk, before: np.ndarray) -> None:
         """The chunk is what the policy answers to an observation, before which `before` was done; it will be done from now
