@@ -244,6 +244,13 @@ def test_a_disk_too_small_is_named_before_anything_is_written(openvla, tmp_path,
         student_folder.check(tmp_path / "student", openvla)
 
 
+def test_a_finished_student_is_not_overwritten_by_another_run(openvla, student, tmp_path, capsys):
+    words = ["distill", "--teacher", str(openvla), "--data", str(tmp_path), "--budget", "0.5"]
+    assert cli.main([*words, "--out", str(student)]) == 2
+    assert "student holds a finished checkpoint and" in capsys.readouterr().err
+    assert loading.load(student).budget == 0.75
+
+
 class Deadly(Mapping):
     """Weights whose second is the end of the process that asks for it."""
 

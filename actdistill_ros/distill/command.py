@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
     plan = plan_of(args)
     plan.settings.check()
     work = args.work or args.out.with_name(f"{args.out.name}.training")
-    _check_out(args.out, args.teacher, work)
+    check_out(args.out, args.teacher, work)
     processes = Processes.launched(args.split)
     processes.share(args.batch)
     estimate.check_weights(args.teacher, args.out.parent, processes)
@@ -192,11 +192,11 @@ def _distil(args: argparse.Namespace, teacher: Teacher, plan: Plan, work: Path) 
     return 0
 
 
-def _check_out(out: Path, teacher: Path, work: Path) -> None:
-    """Never overwrite a checkpoint that this run did not make."""
+def check_out(out: Path, teacher: Path, work: Path, file: str = checkpoint.WEIGHTS) -> None:
+    """Never overwrite a checkpoint that this run did not make. file: that a finished one has."""
     if out.resolve() == teacher.resolve():
         raise DistillError(f"--out {out} is the teacher itself; give a folder of the student's own.")
-    if (out / checkpoint.WEIGHTS).exists() and not (work / "student.pt").exists():
+    if (out / file).exists() and not (work / "student.pt").exists():
         raise DistillError(f"{out} holds a finished checkpoint and {work} no run of it; give another --out.")
 
 

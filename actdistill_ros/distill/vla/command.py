@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     plan.settings.check()
     command.check_budgets(args, layout.read(args.teacher).shape.decoder.layers)
     student_folder.check(args.out, args.teacher)
+    command.check_out(args.out, args.teacher, work, layout.ROUTER)
     processes = Processes.launched()
     cost = estimate.of(
         args.teacher, args.data, dtype, plan.settings, rank, plan.heads, args.probe_steps, args.checkpointing,
