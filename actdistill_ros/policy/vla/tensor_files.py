@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.serialization import skip_data
 
 from actdistill_ros.policy.vla.sources import DTYPES, INDEX, Stored
 
@@ -57,6 +55,10 @@ def write_prismatic(path: Path, model: Mapping[str, Mapping[str, Stored]]) -> No
     The file is laid out by torch with room for every tensor, then filled. Its checksums are those of the empty room:
     torch does not look at them, an unzipping tool would.
     """
+    # Newer than what running a model needs.
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.serialization import skip_data
+
     with FakeTensorMode(), skip_data(materialize_fake_tensors=True):
         empty = {
             part: {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in held.items()}
