@@ -16,6 +16,7 @@ import torch
 from distill_parts import random_data
 from safetensors.torch import load_file
 
+from actdistill_ros.contract.contract import ContractError
 from actdistill_ros.contract.seeds import EVALUATION_SEED
 from actdistill_ros.data import collect
 from actdistill_ros.data.reader import DataError, Dataset
@@ -76,6 +77,12 @@ def test_evaluation_seeds_are_never_recorded(tmp_path, capsys):
     words = ("--out", tmp_path / "x", "--episodes", 10, "--seed", EVALUATION_SEED - 5)
     assert collect.run(parse(collect, *words)) == 2
     assert "evaluation seeds" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_policy_that_is_no_checkpoint_is_refused_before_anything_is_recorded(tmp_path):
+    with pytest.raises(ContractError, match="has no contract.json"):
+        collect.run(parse(collect, "--out", tmp_path / "x", "--episodes", 1, "--policy", tmp_path))
     assert not (tmp_path / "x").exists()
 
 

@@ -11,7 +11,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from actdistill_ros.contract import contract
 from actdistill_ros.contract.seeds import EVALUATION_SEED
+from actdistill_ros.data.layout import INFO
 from actdistill_ros.data.writer import Writer, finished_seeds
 from actdistill_ros.sim.staging import SUITES, TASKS
 
@@ -52,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 2
+    if args.policy is not None:
+        contract.load(args.policy)  # else each of the processes would fail on its own
     done = finished_seeds(args.out)
     todo = [seed for seed in range(args.seed, last + 1) if seed not in done]
     random.Random(args.seed).shuffle(todo)  # else each worker would get tasks of its own, some of them longer
@@ -70,7 +74,8 @@ def run(args: argparse.Namespace) -> int:
         for worker in workers:
             worker.terminate()
             worker.join()
-        if todo or done:  # with nothing left to record too: the recording may have been killed before this line
+        # With nothing left to record too: the recording may have been killed before this line.
+        if (args.out / INFO).exists():
             from actdistill_ros.data.index import rebuild
 
             rebuild(args.out)

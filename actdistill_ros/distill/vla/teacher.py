@@ -16,6 +16,7 @@ from actdistill_ros.distill.loop import DistillError
 from actdistill_ros.distill.processes import Processes
 from actdistill_ros.distill.recompute import autocast, directly, recomputed
 from actdistill_ros.distill.teacher import DTYPES
+from actdistill_ros.distill.vla import samples
 from actdistill_ros.distill.vla.heads import ActionHead, NoiseHead, WordHead
 from actdistill_ros.distill.vla.samples import VlaBatch, VlaSamples
 from actdistill_ros.policy.vla import checkpoint, cogact_checkpoint, deployment, layout
@@ -67,6 +68,7 @@ class VlaTeacher:
         """dtype: None for what the teacher is deployed with. Raises DistillError if it is a student or trained in
         another type, ContractError if it is no whole checkpoint, DataError if the data do not fit it."""
         told, dtype = deployed(folder, dtype)
+        samples.check(data, told)  # before billions of weights are read
         self.processes, self.device = processes, processes.device
         self.run = recomputed(self.device) if checkpointing else directly
         loaded = load(folder, told, dtype, str(self.device))
@@ -76,7 +78,7 @@ class VlaTeacher:
         self.samples = VlaSamples.open(data, loaded, told)
         self.parameters = sum(p.numel() for p in loaded.model.parameters())
         self.dtype = DTYPES[dtype]
-        chunk = self.samples.settings["chunk"]
+        chunk = self.samples.chunk
         decoder = self.vlm.shape.decoder
         self.shape = Shape(decoder.layers, decoder.width, chunk, ACTION_DIM, self.patches)
         self.settings = {"teacher": self.identity.partition("@")[2], "dtype": dtype, **self.samples.settings}
