@@ -283,7 +283,8 @@ def _write(add: Callable[[Episode], None], found: Iterable[tuple[Recorded, Episo
 def _told(out: Path, summary: dict) -> str:
     found = summary["agreement"]
     text = (
-        f"{out}: {summary['episodes']} episodes, {summary['frames']} frames, {summary['instructions']} sentences; "
+        f"{out}: {summary['episodes']} episodes, {summary['frames']} frames, "
+        f"{summary['instructions']} {'sentence' if summary['instructions'] == 1 else 'sentences'}; "
         f"the arm went where its actions told it with correlation {found['correlation']:.2f}, "
         f"{found['length_ratio']:.2f} of the way"
     )
