@@ -12,7 +12,7 @@ from actdistill_ros.data.episode import Episode
 from actdistill_ros.data.writer import Writer
 
 TOLD = {"camera": "front", "frame": [48, 64], "period_s": 0.2, "dtype": "float32", "statistics": "bridge_orig"}
-EPISODES, LENGTH, LAYERS = 40, 5, 4
+EPISODES, LENGTH, LAYERS = 40, 2, 4
 SENTENCES = ("Lift the red block", "push the blue block to the left")
 tool("reference_openvla")
 tool("reference_cogact")

@@ -36,6 +36,8 @@ def eliminate(layers: int, change: Callable[[list[bool]], float], processes: Pro
     together = processes.split  # no process can run layers that are split while the others run other ones
     mine = slice(None) if together else slice(processes.index, None, processes.count)
     while candidates := [i for i in range(1, layers - 1) if plan[i]]:
+        if len(candidates) == 1:  # nothing to choose between
+            return [*order, *candidates]
         own = {c: change([p and i != c for i, p in enumerate(plan)]) for c in candidates[mine]}
         costs = {c: cost for part in processes.every(own) for c, cost in part.items()}
         order.append(min(candidates, key=lambda c: costs[c]))
