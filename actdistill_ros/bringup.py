@@ -250,12 +250,21 @@ def _namespace(text: str) -> str:
 def _checkpoint(text: str, base: Path) -> tuple[Path, Contract]:
     for folder in (Path(text).expanduser(), base / text):
         if folder.is_dir():
-            return folder.resolve(), contract.load(folder.resolve())
+            return folder.resolve(), _promise(folder.resolve())
     found = sorted(str(path.parent.relative_to(base)) for path in base.glob(f"models/*/{contract.FILE}"))
     raise BringupError(
         f"checkpoint:={text} is no folder, neither here ({Path.cwd()}) nor in {base}. "
         f"Bundled: {', '.join(found) or 'none'}."
     )
+
+
+def _promise(folder: Path) -> Contract:
+    if (folder / contract.FILE).is_file():
+        return contract.load(folder)
+    # Imported late: it brings torch, and only a published model's folder has to be read that closely.
+    from actdistill_ros.policy import loading
+
+    return loading.contract(folder)
 
 
 def _refuse_without_can(name: str, bus: Callable[[str], can.CanBus]) -> None:

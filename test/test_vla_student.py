@@ -29,7 +29,7 @@ from vla_parts import (  # noqa: F401
     tool,
 )
 
-from actdistill_ros import cli
+from actdistill_ros import bringup, cli
 from actdistill_ros.contract.contract import ContractError
 from actdistill_ros.contract.observation import ArmPose, Observation
 from actdistill_ros.policy import loading
@@ -400,7 +400,22 @@ def test_a_cogact_student_is_routed_too_and_begins_anew_with_each_episode(cogact
     assert not np.array_equal(again.chunk.actions, first.chunk.actions)
 
 
+def test_what_a_student_promises_is_known_before_it_is_loaded(made, cogact, router, tmp_path):
+    chunked = tmp_path / "student"
+    student_folder.save(chunked, cogact, {}, router, 0.5)
+    edit_json(chunked / "deployment.json", lambda told: told | {"execute": 4})
+    for folder in (made, chunked):
+        assert loading.contract(folder) == loading.load(folder).contract
+
+
 # -- the command
+def test_a_graph_is_brought_up_around_a_student_with_its_camera_and_budget(made):
+    graph = bringup.plan({"checkpoint": str(made), "budget": "0.4"}, lambda *_: None, {}, terminal=lambda: "")
+    nodes = {node.name: node.parameters for node in graph.nodes}
+    assert nodes["camera_node"]["cameras"] == ("front",) == nodes["inference_node"]["cameras"]
+    assert nodes["inference_node"]["budget"] == 0.4 and nodes["inference_node"]["checkpoint"] == str(made)
+
+
 def test_a_student_is_judged_on_the_tabletop_at_another_budget(cogact, router, tmp_path, capsys):
     student = tmp_path / "student"
     student_folder.save(student, cogact, {}, router, 0.75)

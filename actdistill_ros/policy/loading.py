@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from actdistill_ros.contract import contract as contracts
 from actdistill_ros.contract.contract import Contract
 from actdistill_ros.contract.observation import Observation
 from actdistill_ros.policy import checkpoint
@@ -37,6 +38,11 @@ class Runtime(Protocol):
 def load(folder: Path, device: str = "cpu") -> Runtime:
     """Raises ContractError if the folder is not a whole, fitting checkpoint."""
     return deployment.load(folder, device) if layout.is_vla(folder) else PolicyRuntime.load(folder, device)
+
+
+def contract(folder: Path) -> Contract:
+    """What the policy promises, without loading it. Raises ContractError if it promises nothing."""
+    return deployment.contract(folder) if layout.is_vla(folder) else contracts.load(folder)
 
 
 def identity(folder: Path) -> str:

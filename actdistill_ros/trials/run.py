@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from actdistill_ros import bringup
-from actdistill_ros.contract import contract
 from actdistill_ros.trials import pace, report
 from actdistill_ros.trials.graph import GraphProcess
 from actdistill_ros.trials.judges import Operator, World
@@ -207,8 +206,10 @@ def _start(graph: bringup.Graph, values: dict[str, str], stack: contextlib.ExitS
 
 def _steps_per_s(graph: bringup.Graph) -> float:
     """How many policy steps a second the checkpoint's contract allows."""
+    from actdistill_ros.policy import loading  # late: it brings torch
+
     (checkpoint,) = (node.parameters["checkpoint"] for node in graph.nodes if "checkpoint" in node.parameters)
-    action = contract.load(Path(checkpoint)).action
+    action = loading.contract(Path(checkpoint)).action
     return 1 / (action.execute * action.period_s)
 
 

@@ -28,6 +28,11 @@ def is_cogact(made: Layout) -> bool:
     return made.prismatic is not None and bool(PrismaticFile(made.prismatic).others)
 
 
+def chunk_of(made: Layout) -> int:
+    """How many actions its head makes, without reading a weight. Raises ContractError if the head is not a known one."""
+    return _unfilled_head(PrismaticFile(made.prismatic), made.shape.decoder.width, None).shape.chunk
+
+
 def load(
     path: Path,
     statistics_key: str | None = None,

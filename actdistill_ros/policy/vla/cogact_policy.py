@@ -105,6 +105,7 @@ def make(
     except ValueError as error:
         raise ContractError(f"{checkpoint.identity}: {error}.") from error
     chunk = 1 if settings.ensemble else checkpoint.model.head.shape.chunk
-    convention, contract = promise.of(checkpoint, settings, chunk)
+    known, key = checkpoint.statistics, checkpoint.statistics_key
+    convention, contract = promise.of(known, key, checkpoint.vision.size, settings, chunk)
     contract = contract.executing(settings.execute, checkpoint.identity)
     return VlaPolicy(checkpoint, Sampler(checkpoint, settings, capture), contract, convention, planner, router)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from actdistill_ros.contract.action_spaces.known import convention
-from actdistill_ros.contract.contract import ContractError
+from actdistill_ros.contract.contract import Contract, ContractError
 from actdistill_ros.policy import captured
 from actdistill_ros.policy.planning import FixedPlan, Planner, RoutedPlan
 from actdistill_ros.policy.vla import (
@@ -16,6 +16,8 @@ from actdistill_ros.policy.vla import (
     cogact_policy,
     layout,
     openvla_policy,
+    promise,
+    statistics,
     student_folder,
 )
 from actdistill_ros.policy.vla.cogact_policy import CogACTSettings
@@ -71,6 +73,18 @@ def load(folder: Path, device: str = "cpu") -> VlaPolicy:
     loaded = checkpoint.load(folder, told.statistics, told.dtype, device, told.crop_area)
     settings = OpenVLASettings(told.camera, told.frame, told.period_s, space)
     return openvla_policy.make(loaded, settings, planner, router, capture)
+
+
+def contract(folder: Path) -> Contract:
+    """What `load` will promise, without reading a weight. Raises ContractError if the folder cannot be right."""
+    made, told = layout.read(folder), read(folder)
+    known = statistics.read(made.folder, made.config)
+    key = statistics.choose(known, told.statistics, made.folder)
+    space = convention(told.action_space) if told.action_space else None
+    chunk = cogact_checkpoint.chunk_of(made) if cogact_checkpoint.is_cogact(made) and not told.ensemble else 1
+    settings = OpenVLASettings(told.camera, told.frame, told.period_s, space)
+    _, promised = promise.of(known, key, made.shape.image_size, settings, chunk)
+    return promised.executing(told.execute, str(folder))
 
 
 def read(folder: Path) -> Deployment:

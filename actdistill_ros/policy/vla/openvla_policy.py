@@ -73,5 +73,6 @@ def make(
     capture: Capture | None = None,
 ) -> VlaPolicy:
     """planner, router: see `VlaPolicy`; capture: see `Speaker`. Raises ContractError if the settings do not fit the checkpoint."""
-    convention, contract = promise.of(checkpoint, settings)
+    known, key = checkpoint.statistics, checkpoint.statistics_key
+    convention, contract = promise.of(known, key, checkpoint.vision.size, settings)
     return VlaPolicy(checkpoint, Speaker(checkpoint, capture), contract, convention, planner, router)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -11,7 +12,6 @@ from actdistill_ros.contract.action_spaces.known import of_statistics
 from actdistill_ros.contract.action_spaces.parts import Reference
 from actdistill_ros.contract.chunk import ROTATION, TRANSLATION
 from actdistill_ros.contract.contract import ActionSpace, CameraSpec, Contract, ContractError, Statistics
-from actdistill_ros.policy.vla.checkpoint import VlaCheckpoint
 
 
 class Settings(Protocol):
@@ -30,21 +30,23 @@ class Settings(Protocol):
     def convention(self) -> Convention | None: ...
 
 
-def of(checkpoint: VlaCheckpoint, settings: Settings, chunk: int = 1) -> tuple[Convention, Contract]:
-    """What the checkpoint's actions are, and what it promises; one action of a chunk runs, and no state is read.
+def of(
+    statistics: Mapping[str, Statistics], key: str, size: int, settings: Settings, chunk: int = 1
+) -> tuple[Convention, Contract]:
+    """What a model's actions are, and what it promises; one action of a chunk runs, and no state is read. key: of the
+    statistics that actions are read with; size: of the square that it sees.
 
     Raises ContractError if the settings cannot be right, or if it is not known what the actions are.
     """
     if not settings.period_s > 0:
         raise ContractError(f"period_s is {settings.period_s}, expected seconds between two actions, above 0.")
-    key = checkpoint.statistics_key
     convention = settings.convention or of_statistics(key)
-    metres, radians = largest_step(checkpoint.active_statistics, convention)
+    metres, radians = largest_step(statistics[key], convention)
     promised = Contract(
         robot=key,
-        cameras=(CameraSpec(settings.camera, checkpoint.vision.size, *settings.frame),),
+        cameras=(CameraSpec(settings.camera, size, *settings.frame),),
         action=ActionSpace(settings.period_s, chunk, 1, metres, radians),
-        statistics=checkpoint.statistics,
+        statistics=statistics,
         statistics_key=key,
         state=(),
     )
