@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from distill_parts import LAYERS, parse, random_data, random_teacher
 
+from actdistill_ros.contract import contract as contracts
 from actdistill_ros.distill import command, controls, judge, report
 from actdistill_ros.distill.judge import Judged
 from actdistill_ros.distill.loop import DistillError
@@ -90,8 +94,18 @@ def test_a_control_is_judged_beside_the_student_under_the_same_budget(words, tmp
     assert cases["random at 0.5"].folder == args.out
 
 
+def made_for_the_tabletop(folder: Path, copy: Path) -> Path:
+    """The same weights under a contract that names the frames which the simulator has."""
+    shutil.copytree(folder, copy)
+    contract = contracts.load(copy)
+    cameras = tuple(replace(camera, source_height=192, source_width=192) for camera in contract.cameras)
+    replace(contract, cameras=cameras).save(copy)
+    return copy
+
+
 def test_judging_runs_the_simulator_and_is_not_repeated_for_the_same_weights(words, distilled, tmp_path, capfd):
-    args = parse(*words, "--out", distilled, "--eval-episodes", 1, "--eval-suites", "tabletop-hard")
+    teacher, out = (made_for_the_tabletop(folder, tmp_path / folder.name) for folder in (words[1], distilled))
+    args = parse(*words, "--teacher", teacher, "--out", out, "--eval-episodes", 1, "--eval-suites", "tabletop-hard")
     found = judge.all_of(args, [], tmp_path)
     assert [one.name for one in found["tabletop-hard"]] == ["teacher", "student"]
     bodies = [one.body for one in found["tabletop-hard"]]
