@@ -65,6 +65,13 @@ def test_weights_that_come_in_pieces_become_the_same(kind):
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), pieces.parameters(), strict=True))
 
 
+def test_four_bits_that_are_packed_a_few_rows_at_a_time_are_packed_alike(monkeypatch):
+    whole = made("int4", weight(304, 96))
+    monkeypatch.setattr(quantised, "_PIECE", 1)
+    pieces = made("int4", weight(304, 96))
+    assert torch.equal(whole.packed, pieces.packed) and torch.equal(whole(tokens(3)), pieces(tokens(3)))
+
+
 @pytest.mark.parametrize("kind", LINEAR)
 def test_what_a_layer_takes_is_what_the_estimate_says(kind):
     held, w = made(kind, weight(256, 2048)), weight(256, 2048)

@@ -11,7 +11,8 @@ from torch.nn import functional
 from actdistill_ros.contract.contract import ContractError
 
 GROUP = 32  # numbers of a row that share a scale and an offset in four bits
-_PIECE = 1 << 20  # numbers that are rounded at a time, so that what rounding takes is little beside any weights
+_PACKED = 64  # rows that torch's packing may put into one block; those before and after it do not matter
+_PIECE = 1 << 18  # numbers that are rounded at a time, so that what rounding takes is little beside any weights
 _FEW = 8  # tokens up to which torch's int8 kernel is faster than a matrix product of weights put back to bfloat16
 _INT8_KERNEL = "_weight_int8pack_mm"
 _INT4_KERNELS = "_weight_int4pack_mm_for_cpu", "_convert_weight_to_int4pack_for_cpu"
@@ -78,7 +79,12 @@ class Int4Linear(nn.Module):
             scales[:, rows, 0], scales[:, rows, 1] = step.T, middle.T
             grouped = (grouped - middle[..., None].float()).div_(step[..., None].float()).add_(8)
             steps[rows] = grouped.round_().clamp_(0, 15).to(torch.uint8).view(len(part), columns)
-        return cls(torch._convert_weight_to_int4pack_for_cpu(steps.to(torch.int32), 1), scales)
+        packed = torch.empty(rows_, columns // 2, dtype=torch.uint8)
+        height = max(1, _PIECE // columns // _PACKED) * _PACKED
+        for begin in range(0, rows_, height):
+            some = slice(begin, begin + height)
+            packed[some] = torch._convert_weight_to_int4pack_for_cpu(steps[some].to(torch.int32), 1)
+        return cls(packed, scales)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (…, I) to (…, O)."""
