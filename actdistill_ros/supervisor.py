@@ -41,6 +41,11 @@ def locate(node: NodeSpec) -> Path:
     )
 
 
+def ending(code: int) -> str:
+    """How a process ended that had this return code, in words."""
+    return f"ended with exit code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
+
+
 @dataclass
 class Running:
     """One started process and what is known of it."""
@@ -54,8 +59,7 @@ class Running:
 
     def ending(self) -> str:
         """How it ended, in words."""
-        code = self.process.returncode
-        how = f"ended with exit code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
+        how = ending(self.process.returncode)
         return f"{self.spec.name} {how}" + (f": {self.last_line}" if self.last_line else "")
 
 

@@ -20,7 +20,7 @@ from launch_ros.actions import Node
 
 from actdistill_ros import bringup
 from actdistill_ros.run_folder import RunFolder
-from actdistill_ros.supervisor import HOLD_S, locate
+from actdistill_ros.supervisor import HOLD_S, ending, locate
 from actdistill_ros.up import already_there
 from launch import LaunchDescription
 
@@ -142,7 +142,7 @@ def action_of(graph, folder, node, executable):
 def take_down(event, context, node):
     """An essential process ended by itself: everything stops, and `ros2 launch` ends with 1."""
     if not context.is_shutdown:
-        raise RuntimeError(f"{node.name} ended with exit code {event.returncode}. The whole graph is stopped.")
+        raise RuntimeError(f"{node.name} {ending(event.returncode)}. The whole graph is stopped.")
 
 
 def let_the_arm_hold(event, context):

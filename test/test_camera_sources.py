@@ -262,7 +262,7 @@ def test_a_world_that_hangs_up_is_a_camera_error(tmp_path):
     camera.open()
     world.go.set()
     world.hang_up.set()
-    with pytest.raises(CameraError, match="no frames any more"):
+    with pytest.raises(CameraError, match="no frames of front any more"):
         camera.read(5.0)
     camera.close()
     camera.close()

@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -32,6 +35,15 @@ def test_the_arm_follows_both_models_motors_and_comes_to_rest_damped(request, mo
     until(lambda: np.abs(arm.read().position_rad - START - 0.1).max() < 0.02, "the arm to arrive")
     arm.close()
     assert bus.damped()
+
+
+def test_the_emulated_bus_says_that_it_is_ready_and_nothing_else(tmp_path):
+    command = [sys.executable, "-m", "actdistill_ros.arm.emulated.bus", "--folder", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    first = process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=10)
+    assert (first, rest, process.returncode) == ("ready\n", "", 0)
 
 
 def test_feedback_is_what_the_motors_answered_and_no_older(bus):

@@ -50,7 +50,7 @@ class SimCamera:
                 body = self._connection.recv_bytes()
         except (OSError, EOFError) as error:
             raise CameraError(
-                f"camera {self._name}: the simulated world gives no frames any more (unplugged, or ended)"
+                f"the simulated world gives no frames of {self._name} any more (unplugged, or ended)"
             ) from error
         stamp_s, height, width = protocol.FRAME.unpack_from(body)
         pixels = np.frombuffer(body, np.uint8, offset=protocol.FRAME.size)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
+import os
+from collections.abc import Iterator
 from multiprocessing.connection import Client
 from pathlib import Path
 from typing import Protocol
@@ -49,23 +52,40 @@ class Plant(Protocol):
         """Called about every 2 ms."""
 
 
+@contextlib.contextmanager
+def muted() -> Iterator[None]:
+    """Nothing is said meanwhile, by C neither: the vendor's library advises its own developers, on a line without end."""
+    flush, kept = ctypes.CDLL(None).fflush, (os.dup(1), os.dup(2))
+    with open(os.devnull, "wb") as nowhere, contextlib.redirect_stdout(io.StringIO()):
+        flush(None)
+        try:
+            for number in (1, 2):
+                os.dup2(nowhere.fileno(), number)
+            yield
+        finally:
+            flush(None)
+            for number, own in enumerate(kept, 1):
+                os.dup2(own, number)
+                os.close(own)
+
+
 class Gravity:
     """Torque that gravity puts on each joint, from the same model that the vendor SDK compensates with."""
 
     def __init__(self, model: str) -> None:
         import arx5_interface as sdk
 
-        with contextlib.redirect_stdout(io.StringIO()):
+        with muted():
             config = sdk.RobotConfigFactory.get_instance().get_config(model)
-        self._solver = sdk.Arx5Solver(
-            config.urdf_path,
-            config.joint_dof,
-            config.joint_pos_min,
-            config.joint_pos_max,
-            config.base_link_name,
-            config.eef_link_name,
-            config.gravity_vector,
-        )
+            self._solver = sdk.Arx5Solver(
+                config.urdf_path,
+                config.joint_dof,
+                config.joint_pos_min,
+                config.joint_pos_max,
+                config.base_link_name,
+                config.eef_link_name,
+                config.gravity_vector,
+            )
         self._still = np.zeros(6)
 
     def torque(self, position_rad: np.ndarray) -> np.ndarray:
