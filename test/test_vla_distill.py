@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,7 @@ def unspoiled(openvla, data) -> VlaTeacher:
 
 
 def student(teacher: VlaTeacher, rank: int = 4, **settings) -> VlaStudent:
+    torch.manual_seed(0)
     shape = teacher.shape
     heads = LayerHeads(shape.layers, shape.width, shape.chunk, shape.action_dim, HEADS)
     told = StudentSettings(**{"budget": 0.75, "steps": 20, "batch": 8, "warmup": 2, **settings})
@@ -219,6 +221,27 @@ def test_every_term_is_there_and_all_that_is_trained_moves(openvla, data):
     still = {name for name, p in made._kept.items() if torch.equal(before[name], p)}
     assert not {name for name in still if not name.startswith("layers.")}, "router and place"
     assert len(still) < len(before) / 4, "adapters of layers that hardly any gate let through may rest"
+
+
+def test_checkpointing_changes_no_step(openvla, data):
+    plain, less = (student(VlaTeacher(openvla, [data], None, checkpointing=on)) for on in (False, True))
+    for _ in range(2):
+        assert plain.update() == pytest.approx(less.update(), rel=1e-5)
+    assert all(torch.allclose(p, less._kept[name], atol=1e-6) for name, p in plain._kept.items())
+
+
+@pytest.mark.parametrize("kind", ["openvla", "cogact"])
+def test_everything_of_a_step_is_on_the_teachers_device(kind, data, request):
+    """Tensors on `meta` have no values but cannot meet others: what is left on the CPU is found without a GPU."""
+    teacher = VlaTeacher(request.getfixturevalue(kind), [data], None)
+    made = student(teacher)
+    batch = teacher.batch(0, 0, 8).to("meta")
+    for module in (teacher.vlm, teacher.head.module, made.trained.decoder, made.head, made.heads, made._fixed):
+        module.to("meta")
+    teacher.device, teacher.precision = torch.device("meta"), nullcontext
+    given = teacher.give(batch)
+    terms = made._terms(batch, given, torch.ones(8, parts.LAYERS, device="meta", requires_grad=True))
+    assert {term.device.type for term in terms.values()} == {"meta"} and len(terms) == 5
 
 
 def test_all_of_the_decoder_can_be_trained_instead(openvla, data):
