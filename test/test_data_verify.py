@@ -11,7 +11,10 @@ from test_data_lerobot import episode, writer
 
 from actdistill_ros import cli
 from actdistill_ros.data import statistics
+from actdistill_ros.data.episode import DataError
+from actdistill_ros.data.foreign_video import decode_at
 from actdistill_ros.data.lerobot import Dataset
+from actdistill_ros.data.video import Encoder, decode
 
 
 @pytest.fixture
@@ -85,3 +88,21 @@ def test_a_file_that_cannot_be_read_is_named_once(recorded, capsys):
     path.write_bytes(path.read_bytes()[:200])
     told = verify(recorded, capsys)
     assert told.count("file-001.parquet cannot be read") == 1 and "column observation.state, action, chunk" in told
+
+
+def test_a_picture_that_the_decoder_had_to_paint_over_is_named(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
+    path = tmp_path / "noise.mp4"
+    encoder = Encoder(path, 64, 64, fps=10)
+    for image in noise:
+        encoder.write(image)
+    encoder.close()
+    data = bytearray(path.read_bytes())
+    third = len(data) * 2 // 5
+    data[third : third + 8] = bytes(8)
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"frame 2 of video .*noise.mp4 is damaged; copy the data set again"):
+        list(decode(path))
+    with pytest.raises(DataError, match=r"video .*noise.mp4 is damaged at 0.200 s"):
+        list(decode_at(path, 0.0, 10, 6))
+    assert len(list(decode(path, 0, 2))) == 2 and len(list(decode(path, 4, 2))) == 2

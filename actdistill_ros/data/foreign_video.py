@@ -43,6 +43,8 @@ def decode_at(path: Path, start_s: float, fps: float, count: int) -> Iterator[np
                         f"video {path} has a frame at {time:.3f} s where one is expected at {expected:.3f} s: it does "
                         f"not run at {fps:g} frames per second, or frames are missing."
                     )
+                if frame.is_corrupt:  # the decoder has painted over what it could not read
+                    raise DataError(f"video {path} is damaged at {time:.3f} s; copy it again.")
                 yield _rgb(frame)
                 given += 1
     except (av.FFmpegError, IndexError) as error:

@@ -75,6 +75,8 @@ def decode(path: Path, start: int = 0, count: int | None = None) -> Iterator[np.
                     return
                 if frame.pts < _pts(stream, start):
                     continue
+                if frame.is_corrupt:  # the decoder has painted over what it could not read
+                    raise DataError(f"frame {start + given} of video {path} is damaged; copy the data set again.")
                 yield cv2.cvtColor(frame.to_ndarray(format=PIXELS), cv2.COLOR_YUV2RGB_I420)
                 given += 1
     except (av.FFmpegError, IndexError) as error:
