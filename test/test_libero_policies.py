@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from libero_parts import stand_in_environment
-from vla_parts import TINY, edit_json, maker
+from vla_parts import TINY, deployed, edit_json, listening_router, maker
 
 from actdistill_ros import cli
 from actdistill_ros.contract.contract import ActionSpace, CameraSpec, Contract, ContractError, Statistics
@@ -17,6 +17,8 @@ from actdistill_ros.policy import checkpoint
 from actdistill_ros.policy.config import PolicyConfig
 from actdistill_ros.policy.model import Policy
 from actdistill_ros.policy.runtime import PolicyRuntime
+from actdistill_ros.policy.vla import checkpoint as published
+from actdistill_ros.policy.vla import student_folder
 from actdistill_ros.suites.libero import policies, preprocess, protocol, vla
 from actdistill_ros.suites.libero.scripted import BOWL, PLATE, Scripted
 from actdistill_ros.suites.policy import Look
@@ -185,6 +187,16 @@ def test_an_openvla_of_other_suites_or_with_other_layers_is_refused(openvla):
         candidate.planned(whole, 0.1, "router", 0)
     with pytest.raises(ContractError, match="--plan 0 runs 0.25 of the decoder .* --budget 0.5 cannot be met"):
         candidate.planned(whole, 0.5, "0", 0)
+
+
+def test_a_student_runs_what_its_router_chooses_within_the_budget(openvla, tmp_path):
+    teacher = deployed(openvla, tmp_path / "teacher", statistics="libero_goal")
+    router = listening_router(published.load(teacher, "libero_goal", dtype="float32"))
+    student_folder.save(tmp_path / "student", teacher, {}, router, 0.75)
+    runtime = vla.load(tmp_path / "student", "libero_goal")
+    assert policies.RuntimePolicy(runtime, preprocess.view).act(look()).budget == 0.75
+    decision = policies.RuntimePolicy(candidate.planned(runtime, 0.5, "router", 0), preprocess.view).act(look())
+    assert decision.budget == 0.5 and list(decision.executed) == [True, False, False, True]
 
 
 def test_the_script_reads_the_objects_and_nothing_else():
