@@ -1,10 +1,12 @@
 """Video files: as many frames as went in, in their colours, and any of them alone."""
 
+import av
 import cv2
 import numpy as np
 import pytest
 
 from actdistill_ros.data.episode import DataError
+from actdistill_ros.data.foreign_video import decode_at
 from actdistill_ros.data.video import Encoder, decode
 
 
@@ -59,3 +61,22 @@ def test_frames_that_cannot_be_stored_are_refused(tmp_path):
         encoder.write(scene(0, 64, 64))
     encoder.write(scene(0))
     encoder.close()
+
+
+@pytest.mark.parametrize("codec, options", [
+    ("libx264", {"x264-params": "open-gop=1:keyint=12:min-keyint=12:scenecut=0", "bf": "3"}),
+    ("mpeg4", {"g": "12", "bf": "2"}),
+])  # fmt: skip
+def test_any_frame_of_a_foreign_video_is_reached_where_frames_lean_on_later_ones(tmp_path, codec, options):
+    path = tmp_path / "foreign.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10, options=options)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for number in range(40):
+            frame = av.VideoFrame.from_ndarray(scene(number), format="rgb24")
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    whole = list(decode_at(path, 0.0, 10, 40))
+    for start in range(1, 37):
+        assert np.array_equal(list(decode_at(path, start / 10, 10, 3)), whole[start : start + 3]), start

@@ -13,6 +13,8 @@ from actdistill_ros.data.episode import DataError
 
 TOLERANCE = 0.25
 """Of a frame's period: how far a frame may be from where it is expected; beyond, it could be its neighbour."""
+LARGEST_REORDERING = 16
+"""Frames by which any codec decodes one before it is shown (H.264, H.265)."""
 _BT709 = 1
 
 
@@ -30,7 +32,10 @@ def decode_at(path: Path, start_s: float, fps: float, count: int) -> Iterator[np
             stream.codec_context.thread_count = 1
             origin = stream.start_time or 0
             if start_s > 0:
-                container.seek(origin + int(start_s / stream.time_base), stream=stream)  # the key frame before
+                # Files are searched by when a frame is decoded. A key frame decoded before the start may be shown after
+                # it, and what is shown between the two cannot be decoded from it.
+                before_s = max(0.0, start_s - LARGEST_REORDERING / fps)
+                container.seek(origin + int(before_s / stream.time_base), stream=stream)
             for frame in container.decode(stream):
                 if given == count:
                     return
