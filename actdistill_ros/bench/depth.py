@@ -126,8 +126,8 @@ def _of_student(args: argparse.Namespace) -> dict:
 
     if args.dtype != CHECKPOINT_DTYPE or args.device != "cpu" or args.capture:
         raise ContractError(
-            "a checkpoint runs as it was saved, in fp32 on the CPU; leave --dtype, --device and --capture out, or measure "
-            "a --shape"
+            "a checkpoint runs as it was saved, in fp32 on the CPU; leave --dtype, --device and --capture out, or "
+            "measure a --shape"
         )
     student = PolicyRuntime.load(args.checkpoint)
     student.set_budget(args.budget)

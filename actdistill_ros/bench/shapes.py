@@ -71,8 +71,8 @@ class Asked:
             raise ContractError(f"this shape says no words; leave --decode {self.decode} out, or take openvla-7b")
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise ContractError(
-                f"--device {self.device}: torch {torch.__version__} finds no GPU. Install torch for CUDA and its driver, "
-                "or leave --device out."
+                f"--device {self.device}: torch {torch.__version__} finds no GPU. Install torch for CUDA and its "
+                "driver, or leave --device out."
             )
         if self.device == "cpu" and self.capture == "cuda-graph":
             raise ContractError("--capture cuda-graph needs --device cuda; the CPU has export and compile.")

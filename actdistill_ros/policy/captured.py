@@ -1,4 +1,4 @@
-"""Plans that occur often are captured once and replayed; the others run as the model is written, with the same result."""
+"""Plans that occur often are captured once and replayed; others run as the model is written, with the same result."""
 
 from __future__ import annotations
 

@@ -97,7 +97,10 @@ def make(
     router: VlaRouter | None = None,
     capture: Capture | None = None,
 ) -> VlaPolicy:
-    """planner, router: see `VlaPolicy`; capture: see `Sampler`. Raises ContractError if the settings do not fit the checkpoint."""
+    """planner, router: see `VlaPolicy`; capture: see `Sampler`.
+
+    Raises ContractError if the settings do not fit the checkpoint.
+    """
     if settings.ensemble is not None and settings.execute != 1:
         raise ContractError(f"an ensemble makes one action per step; set execute to 1, not {settings.execute}.")
     try:

@@ -72,7 +72,10 @@ def make(
     router: VlaRouter | None = None,
     capture: Capture | None = None,
 ) -> VlaPolicy:
-    """planner, router: see `VlaPolicy`; capture: see `Speaker`. Raises ContractError if the settings do not fit the checkpoint."""
+    """planner, router: see `VlaPolicy`; capture: see `Speaker`.
+
+    Raises ContractError if the settings do not fit the checkpoint.
+    """
     known, key = checkpoint.statistics, checkpoint.statistics_key
     convention, contract = promise.of(known, key, checkpoint.vision.size, settings)
     return VlaPolicy(checkpoint, Speaker(checkpoint, capture), contract, convention, planner, router)
