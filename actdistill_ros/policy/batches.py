@@ -14,7 +14,7 @@ from actdistill_ros.contract.contract import Statistics
 from actdistill_ros.contract.preprocess import normalise
 from actdistill_ros.contract.seeds import EVALUATION_SEED, of_evaluation
 from actdistill_ros.data.episode import DataError
-from actdistill_ros.data.layout import ACTION, IMAGES
+from actdistill_ros.data.layout import ACTION
 from actdistill_ros.data.reader import Dataset
 from actdistill_ros.policy.config import PolicyConfig
 from actdistill_ros.policy.engine import to_input
@@ -57,13 +57,14 @@ class Samples:
         for one in sets:
             check_seeds(one)
         self.fps, self.robot = (same(sets, name, [d.info[name] for d in sets]) for name in ("fps", "robot_type"))
-        self.images = {name: [d.frames(name, size) for d in sets] for name in cameras}
-        shapes = {name: [tuple(d.info["features"][IMAGES + name]["shape"][:2]) for d in sets] for name in cameras}
+        shapes = {name: [d.camera_shape(name) for d in sets] for name in cameras}
         self.shapes = {name: same(sets, f"the size of {name}", each) for name, each in shapes.items()}
         self.state = np.concatenate([d.columns("observation.state") for d in sets])
         self.action = np.concatenate([d.columns(ACTION) for d in sets])
         self.chunk = np.concatenate([d.columns("chunk") for d in sets])
         self.aux = np.concatenate([_places(d) for d in sets])
+        # Last of what is read: decoding takes minutes, and a column that is missing should be named before.
+        self.images = {name: [d.frames(name, size) for d in sets] for name in cameras}
         self.instructions = [text for d in sets for text in d.instructions()]
         lengths = [row.stop - row.start for d in sets for row in d.episodes]
         self.episode = np.repeat(np.arange(len(lengths)), lengths)
