@@ -93,6 +93,7 @@ class PlayedArm:
 
     def _report(self) -> None:
         self.state.actions_left = self._left = max(0, self._left - 1)
+        self.state.actions_done = 0 if self._left else 1
         self.state.header = Header(stamp=to_stamp(self.clock()), frame_id="base_link")
         if self.speaks:
             self._topic.publish(self.state)

@@ -14,7 +14,7 @@ from actdistill_ros.control.step_gate import ArmReport, StepGate
 
 CAMERAS = (CameraSpec("front", 8, 4, 6), CameraSpec("wrist", 8, 4, 6))
 POSE = ArmPose(np.array([0.3, 0.0, 0.1]), np.eye(3))
-DONE = ArmReport("POLICY", True, "asked for", (), POSE, 0.5, 0.0, 0, 0.0)
+DONE = ArmReport("POLICY", True, "asked for", (), POSE, 0.5, 0.0, 1, 0, 0.0)
 
 
 class Scene:
@@ -168,7 +168,30 @@ def test_five_chunks_in_a_row_that_were_not_taken_up_are_a_problem(scene):
         scene.go(0.2)
         scene.see()
         scene.hear(chunk_stamp_s=500.0, reason="chunk refused: far jump")
-    assert scene.gate.problem() == "arm: 5 chunks in a row were not taken: chunk refused: far jump"
+    assert scene.gate.problem() == "arm: 5 chunks in a row came to nothing: chunk refused: far jump"
+
+
+def test_five_chunks_in_a_row_whose_first_action_is_refused_are_a_problem(scene):
+    scene.ready()
+    for _ in range(5):
+        assert scene.gate.problem() == ""
+        stamp_s = scene.step()
+        scene.go(0.1)
+        scene.see()
+        scene.hear(chunk_stamp_s=stamp_s, actions_done=0, actions_left=2)
+        scene.hear(chunk_stamp_s=stamp_s, actions_done=0, mode="HOLD", reason="action 1 refused: unreachable")
+    assert scene.gate.problem() == "arm: 5 chunks in a row came to nothing: action 1 refused: unreachable"
+
+
+def test_a_chunk_of_which_one_action_was_done_is_progress(scene):
+    scene.ready()
+    for done in (0, 0, 0, 0, 1, 0, 0, 0, 0):
+        stamp_s = scene.step()
+        scene.go(0.1)
+        scene.see()
+        scene.hear(chunk_stamp_s=stamp_s, actions_done=done, reason="action 2 refused: unreachable")
+        assert scene.gate.refused == (done == 0)
+    assert scene.gate.problem() == ""
 
 
 def test_an_arm_that_leaves_the_policy_is_a_problem_with_its_mode_and_reason(scene):

@@ -15,7 +15,7 @@ SAME_STAMP_S = 1e-5
 TAKE_UP_S = 0.5
 """A chunk that arm/state does not name this long after it was sent was refused or lost."""
 REFUSALS = 5
-"""That many chunks in a row that the arm did not take end the task."""
+"""That many chunks in a row that the arm did not take, or of which it did nothing, end the task."""
 ARM_SILENT_S = 1.0
 ENTER_POLICY_S = 2.0
 
@@ -25,7 +25,8 @@ class ArmReport:
     """What the policy needs to know of the arm; see ArmState.
 
     mode: its name; follows_policy: whether a valid chunk would move the arm now (in mode POLICY, or in a hold that a
-    chunk ends); chunk_stamp_s, actions_left: of the chunk executed now or last; stamp_s: when the motors answered [s].
+    chunk ends); chunk_stamp_s, actions_done, actions_left: of the chunk executed now or last; stamp_s: when the motors
+    answered [s].
     """
 
     mode: str
@@ -35,6 +36,7 @@ class ArmReport:
     tcp_commanded: ArmPose
     gripper_measured: float
     chunk_stamp_s: float
+    actions_done: int
     actions_left: int
     stamp_s: float
 
@@ -62,7 +64,7 @@ class StepGate:
 
     @property
     def refused(self) -> bool:
-        """Whether the arm did not take the chunk that was sent last."""
+        """Whether the arm did nothing of the chunk that was sent last."""
         return self._refusals > 0
 
     def start(self) -> None:
@@ -98,8 +100,8 @@ class StepGate:
         if self._sent_stamp_s is None:
             return
         if abs(report.chunk_stamp_s - self._sent_stamp_s) < SAME_STAMP_S:
-            self._refusals = 0
             if report.actions_left == 0:
+                self._refusals = 0 if report.actions_done else self._refusals + 1
                 self._sent_stamp_s = None
                 self._not_before_s = report.stamp_s - FRAME_PERIOD_S
         elif self._heard_s - self._sent_s > TAKE_UP_S:
@@ -149,7 +151,7 @@ class StepGate:
         if not report.follows_policy and (self._followed or now - self._started_s > ENTER_POLICY_S):
             return f"arm: in mode {report.mode}: {report.reason}"
         if self._refusals >= REFUSALS:
-            return f"arm: {self._refusals} chunks in a row were not taken: {report.reason}"
+            return f"arm: {self._refusals} chunks in a row came to nothing: {report.reason}"
         for name in self._cameras:
             if self._is_silent(name):
                 last_s = self._frames[name].stamp_s if name in self._frames else self._started_s

@@ -29,6 +29,7 @@ def report_of(message: ArmState) -> ArmReport:
         tcp_commanded=pose_of(message.tcp_commanded),
         gripper_measured=message.gripper_measured,
         chunk_stamp_s=to_seconds(message.chunk_stamp),
+        actions_done=message.actions_done,
         actions_left=message.actions_left,
         stamp_s=to_seconds(message.header.stamp),
     )
