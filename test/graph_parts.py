@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -159,22 +159,21 @@ class Nodes:
             process.wait(STOP_S)
 
 
+def heard(words: Sequence[str], env: dict[str, str]) -> tuple[subprocess.Popen, list[str], threading.Thread]:
+    """A child in a session of its own, the lines that it and its children say, and who reads them until all ended."""
+    out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process, lines = subprocess.Popen(words, env=env, start_new_session=True, **out), []
+    reader = threading.Thread(target=lambda: lines.extend(process.stdout), daemon=True)
+    reader.start()
+    return process, lines, reader
+
+
 class Supervised:
     """The same nodes under the supervisor of `actdistill up`, which takes all of them down when one dies."""
 
     def __init__(self, hardware: Hardware, domain: int) -> None:
         words = [sys.executable, __file__, str(hardware.folder), str(hardware.config)]
-        self.process = subprocess.Popen(
-            words,
-            env=environment(hardware.folder, domain),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        self.lines: list[str] = []
-        self._reader = threading.Thread(target=lambda: self.lines.extend(self.process.stdout), daemon=True)
-        self._reader.start()
+        self.process, self.lines, self._reader = heard(words, environment(hardware.folder, domain))
 
     def alive(self) -> None:
         assert self.process.poll() is None, self.said()

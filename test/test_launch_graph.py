@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from graph_parts import heard
 from policy_parts import INSTRUCTIONS, tiny_checkpoint
 
 from actdistill_ros import run_folder
@@ -39,17 +40,8 @@ class Up:
 
     def __init__(self, checkpoint: Path) -> None:
         words = [f"checkpoint:={checkpoint}", f"namespace:={NAMESPACE}", "task:=lift", "seed:=5"]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "actdistill_ros.cli", "up", *words],
-            env={**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        self.lines: list[str] = []
-        self._reader = threading.Thread(target=lambda: self.lines.extend(self.process.stdout), daemon=True)
-        self._reader.start()
+        command = [sys.executable, "-m", "actdistill_ros.cli", "up", *words]
+        self.process, self.lines, self._reader = heard(command, {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)})
 
     def alive(self) -> None:
         assert self.process.poll() is None, "".join(self.lines)

@@ -105,15 +105,8 @@ class Student:
         given = self.teacher.give(batch)
         gates, terms = self._gates(given, rng)
         terms |= self._terms(batch, given, gates)
-        for group in self.optimiser.param_groups:
-            group["lr"] = group["peak"] * rate_share(self.step, self.steps, settings.warmup)
-        for one in self._owned:
-            one.clear()
-        sum(terms.values()).backward()
-        for one in self._owned:
-            one.collect()
-            one.clip(1.0)
-        self.optimiser.step()
+        share = rate_share(self.step, self.steps, settings.warmup)
+        weights.descend(self.optimiser, self._owned, sum(terms.values()), share)
         self.step += 1
         self._follow()
         layers = self.teacher.processes.whole(gates.detach()).mean()

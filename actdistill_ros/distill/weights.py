@@ -6,7 +6,7 @@ Saved states hold whole weights, so a run may go on with another number of proce
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -100,6 +100,19 @@ class Owned:
         scale = (limit / (norm + 1e-6)).clamp(max=1.0)
         for _, gradient in gradients:
             gradient.mul_(scale)
+
+
+def descend(optimiser: torch.optim.Optimizer, owned: Sequence[Owned], loss: Tensor, share: float) -> None:
+    """One step down the loss, with gradients clipped, at that share of each group's peak rate."""
+    for group in optimiser.param_groups:
+        group["lr"] = group["peak"] * share
+    for one in owned:
+        one.clear()
+    loss.backward()
+    for one in owned:
+        one.collect()
+        one.clip(1.0)
+    optimiser.step()
 
 
 def optimiser_state(optimiser: torch.optim.Optimizer, owned: Iterable[Owned]) -> dict:

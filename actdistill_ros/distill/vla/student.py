@@ -19,7 +19,7 @@ from actdistill_ros.distill.student import EMA, StudentSettings, draw_gates, rat
 from actdistill_ros.distill.vla.adapters import Copy, LowRank, Trained
 from actdistill_ros.distill.vla.samples import VlaBatch
 from actdistill_ros.distill.vla.teacher import Given, VlaTeacher
-from actdistill_ros.distill.weights import Owned
+from actdistill_ros.distill.weights import Owned, descend
 from actdistill_ros.policy.vla.router import VlaRouter
 
 ROUTER_HIDDEN = 128
@@ -71,15 +71,8 @@ class VlaStudent:
             self.router.always, settings, self.step, rng, self.teacher,
         )  # fmt: skip
         terms |= self._terms(batch, given, gates)
-        for group in self.optimiser.param_groups:
-            group["lr"] = group["peak"] * rate_share(self.step, self.steps, settings.warmup)
-        for one in self._owned:
-            one.clear()
-        sum(terms.values()).backward()
-        for one in self._owned:
-            one.collect()
-            one.clip(1.0)
-        self.optimiser.step()
+        share = rate_share(self.step, self.steps, settings.warmup)
+        descend(self.optimiser, self._owned, sum(terms.values()), share)
         self.step += 1
         self._follow()
         layers = processes.whole(gates.detach()).mean()
