@@ -1,7 +1,8 @@
-"""A world of a few lines that speaks LIBERO's wire: a point, a bowl and a plate. For tests of everything around the benchmark.
+"""A world of a few lines that speaks LIBERO's wire: a point, a bowl and a plate. For tests of everything around the
+benchmark.
 
-In each reset the plate is drawn anew, as LIBERO draws its furniture. Trial 1 of any task cannot be done. SLOW_S in the folder of the
-environment makes every step last; DIES makes the process end in its first step.
+In each reset the plate is drawn anew, as LIBERO draws its furniture. Trial 1 of any task cannot be done. SLOW_S in the
+folder of the environment makes every step last; DIES makes the process end in its first step.
 """
 
 import socket

@@ -65,7 +65,10 @@ def test_the_other_model_is_recognised(request, told):
     bus = request.getfixturevalue("l5" if told == "X5" else "bus")
     found = wrong(look(bus, model=told))
     assert {frame.data for frame in bus.frames() if frame.pid} == {BRAKE}  # which is the same to both kinds of motors
-    assert f"no {told}; for an {bus.model}, ask with --model {bus.model} and start with model:={bus.model}" in found["model"]
+    assert (
+        f"no {told}; for an {bus.model}, ask with --model {bus.model} and start with model:={bus.model}"
+        in found["model"]
+    )
 
 
 def test_a_bus_in_use_is_left_alone(bus):

@@ -1,5 +1,5 @@
-"""`actdistill eval --suite libero_…` around the benchmark: protocol, resuming, ends of processes, report. The benchmark's place is
-taken by a stand-in process (libero_stand_in.py); test_libero_real.py runs the benchmark itself."""
+"""`actdistill eval --suite libero_…` around the benchmark: protocol, resuming, ends of processes, report. The
+benchmark's place is taken by a stand-in process (libero_stand_in.py); test_libero_real.py runs the benchmark itself."""
 
 import json
 import os

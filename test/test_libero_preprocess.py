@@ -1,4 +1,5 @@
-"""Each published step from LIBERO's camera to the policy's view, against what TensorFlow 2.21 answered for a frame of LIBERO."""
+"""Each published step from LIBERO's camera to the policy's view, against what TensorFlow 2.21 answered for a frame of
+LIBERO."""
 
 from pathlib import Path
 

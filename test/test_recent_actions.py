@@ -1,4 +1,5 @@
-"""A router that is told the actions commanded last: the same in training as at run time, and never another episode's."""
+"""A router that is told the actions commanded last: the same in training as at run time, and never another
+episode's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Everything that goes wrong behind the vendor SDK ends in hold or damping with a named fault; docs/safety.md lists it."""
+"""Everything that goes wrong behind the vendor SDK ends in hold or damping with a named fault; docs/safety.md lists
+it."""
 
 # ruff: noqa: F811
 

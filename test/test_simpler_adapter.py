@@ -1,5 +1,5 @@
-"""SIMPLER's rules between a policy and its robots, on observations and actions made by hand; the benchmark itself does not run here
-(docs/benchmarks.md)."""
+"""SIMPLER's rules between a policy and its robots, on observations and actions made by hand; the benchmark itself does
+not run here (docs/benchmarks.md)."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,5 @@
-"""OpenVLA and CogACT as teachers, in small: one command from the folder to a student that runs; killed, resumed, refused."""
+"""OpenVLA and CogACT as teachers, in small: one command from the folder to a student that runs; killed, resumed,
+refused."""
 
 from __future__ import annotations
 

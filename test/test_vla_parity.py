@@ -70,7 +70,8 @@ def test_actions_of_either_layout_are_the_references(ours, said, case, layout, r
     pixels, ids = inputs(ours, case)  # a run has no preprocessor file, hence unrounded means
     words = loaded.model.speak(loaded.model.vlm.embed_inputs(pixels, ids), [True] * 4, 7)
     action = denormalise(loaded.bins.decode(words), loaded.active_statistics)
-    # A run takes Llama-2's own epsilon, 1e-5, a converted folder the library's, 1e-6: same words here, other hidden states.
+    # A run takes Llama-2's own epsilon, 1e-5, a converted folder the library's, 1e-6: same words here, other hidden
+    # states.
     assert np.abs(action - said[f"{case}.action"]).max() < TOLERANCE
 
 

@@ -1,4 +1,5 @@
-"""Training samples for OpenVLA and CogACT teachers: what a student is shown and told is what the policy sees and does."""
+"""Training samples for OpenVLA and CogACT teachers: what a student is shown and told is what the policy sees and
+does."""
 
 import json
 import shutil

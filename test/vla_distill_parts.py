@@ -1,4 +1,5 @@
-"""Teachers of random weights, OpenVLA's and CogACT's, and a data set that they could be made for; as small as may be."""
+"""Teachers of random weights, OpenVLA's and CogACT's, and a data set that they could be made for; as small as may
+be."""
 
 from __future__ import annotations
 

@@ -66,8 +66,8 @@ def deployed(folder: Path, to: Path, **more) -> Path:
 
 
 def listening_router(loaded: VlaCheckpoint) -> VlaRouter:
-    """A router of random weights to whom all layers are worth the same on average, so that the input decides; calibrated
-    on what the decoder is given of `scene` 0 … 15."""
+    """A router of random weights to whom all layers are worth the same on average, so that the input decides;
+    calibrated on what the decoder is given of `scene` 0 … 15."""
     torch.manual_seed(3)
     vlm = loaded.model.vlm
     router = VlaRouter(vlm.shape.decoder.width, 8, vlm.shape.decoder.layers, vlm.shape.dino.patches).eval()

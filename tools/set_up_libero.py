@@ -1,4 +1,5 @@
-"""Makes .venv-libero, where LIBERO and the simulator that it needs live apart from everything else; may run any number of times.
+"""Makes .venv-libero, where LIBERO and the simulator that it needs live apart from everything else; may run any number
+of times.
 
 Needs nothing but Python's standard library. A set-up that was interrupted is made anew.
 """
@@ -28,7 +29,10 @@ def say(step: str, text: str) -> None:
 
 def wanted() -> str:
     """What an up-to-date environment has on its stamp."""
-    return f"{ROOT} {sys.version_info.major}.{sys.version_info.minor} {hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()}\n"
+    return (
+        f"{ROOT} {sys.version_info.major}.{sys.version_info.minor} "
+        f"{hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()}\n"
+    )
 
 
 def run(*command: object) -> None:

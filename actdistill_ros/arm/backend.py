@@ -14,8 +14,8 @@ __all__ = ["ArmBackend", "ArmError", "JointCommand", "JointFeedback"]
 
 @dataclass(frozen=True)
 class JointCommand:
-    """position_rad: (6,) target [rad]; gripper: opening, 0 closed … 1 open; velocity_rad_s: (6,) of the planned motion at
-    the target [rad/s], zero where the arm is to stay there."""
+    """position_rad: (6,) target [rad]; gripper: opening, 0 closed … 1 open; velocity_rad_s: (6,) of the planned motion
+    at the target [rad/s], zero where the arm is to stay there."""
 
     position_rad: np.ndarray
     gripper: float

@@ -13,7 +13,10 @@ from actdistill_ros.arm.sim import SimArm
 from actdistill_ros.sim.protocol import ARM
 
 HARDWARE = ("sim", "sdk_sim", "real")
-WITHOUT_WORLD = "hardware:=sdk_sim runs another model on the emulated bus, with simple joints and no world; hardware:=real drives it"
+WITHOUT_WORLD = (
+    "hardware:=sdk_sim runs another model on the emulated bus, with simple joints and no world; hardware:=real "
+    "drives it"
+)
 
 
 def make(hardware: str, endpoint: str, interface: str, model: str = "X5") -> ArmBackend:

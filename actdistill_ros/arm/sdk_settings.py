@@ -16,7 +16,8 @@ SIX = ("kp", "kd", "damping_kd")
 
 @dataclass(frozen=True)
 class SdkSettings:
-    """The values of config/sdk.yaml; the comments there say what each one does. model: which arm, no key of the file."""
+    """The values of config/sdk.yaml; the comments there say what each one does. model: which arm, no key of the
+    file."""
 
     model: str
     cycle_s: float

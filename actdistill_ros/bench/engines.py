@@ -1,4 +1,5 @@
-"""Engines side by side in one process: what each takes for encoders and decoder, to start, and how far it is from torch."""
+"""Engines side by side in one process: what each takes for encoders and decoder, to start, and how far it is from
+torch."""
 
 from __future__ import annotations
 

@@ -32,7 +32,8 @@ Solver = Callable[[ArmPose, np.ndarray], "np.ndarray | None"]
 STEPS = 60
 """Targets of one way."""
 TICK, ACTION = (0.0005, 0.002), (0.012, 0.06)
-"""Most that the TCP moves [m] and turns [rad] from one target of a way to the next: a jog at 200 Hz, a policy's action."""
+"""Most that the TCP moves [m] and turns [rad] from one target of a way to the next: a jog at 200 Hz, a policy's
+action."""
 TURN_RAD = 0.001
 """From one target to the next where the TCP only turns."""
 SINGULAR_M = 0.015
@@ -59,7 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if min(args.poses, args.ways) < 1 or args.seed < 0:
         raise BenchError(
-            f"--poses {args.poses} --ways {args.ways} --seed {args.seed}: expected at least 1 pose and way, a seed from 0 on"
+            f"--poses {args.poses} --ways {args.ways} --seed {args.seed}: expected at least 1 pose and way, a seed "
+            "from 0 on"
         )
     limits = settings.load(model=args.model)
     report = {
@@ -103,8 +105,8 @@ def measure(limits: DriverSettings, poses: int, ways: int, seed: int) -> dict:
 
 # -- solvers
 class Vendor:
-    """The SDK's solver; only ever loaded beside a driver, never into one: it holds the interpreter's lock while it works,
-    and ends the process where it does not find its file."""
+    """The SDK's solver; only ever loaded beside a driver, never into one: it holds the interpreter's lock while it
+    works, and ends the process where it does not find its file."""
 
     def __init__(self, arm: ArmModel) -> None:
         import arx5_interface as sdk

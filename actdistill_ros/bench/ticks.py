@@ -42,7 +42,8 @@ class EchoArm:
     """An arm that is where it is told to be, and notes when it was asked."""
 
     def __init__(self, home_rad: np.ndarray, ordinary: bool) -> None:
-        """home_rad: (6,) where it is at first. ordinary: take the loop's thread its real-time priority, as where the user has no permission."""
+        """home_rad: (6,) where it is at first. ordinary: take the loop's thread its real-time priority, as where the
+        user has no permission."""
         self.asked_s: list[float] = []
         self.real_time: bool | None = None
         self._ordinary = ordinary

@@ -149,7 +149,8 @@ def _check(contract: Contract, hashes: Mapping[str, str], path: Path) -> None:
             )
         if not (len(value.q01) == len(value.q99) == len(value.mask) == len(contract.action.names)):
             raise ContractError(
-                f"{path}: statistics {key!r} have {len(value.q01)} dimensions, actions have {len(contract.action.names)}."
+                f"{path}: statistics {key!r} have {len(value.q01)} dimensions, actions have "
+                f"{len(contract.action.names)}."
             )
     if contract.action.names != ACTION_NAMES:
         raise ContractError(f"{path}: actions {contract.action.names}, this arm takes {ACTION_NAMES}.")

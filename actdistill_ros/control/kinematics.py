@@ -70,7 +70,8 @@ class Chain:
         return ArmPose(origins[5] + rotations[5] @ self.tcp_in_link6_m, rotations[5])
 
     def jacobian(self, q: np.ndarray) -> np.ndarray:
-        """(6, 6): TCP linear velocity [m/s] over angular velocity [rad/s], in `base_link`, per joint velocity [rad/s]."""
+        """(6, 6): TCP linear velocity [m/s] over angular velocity [rad/s], in `base_link`, per joint velocity
+        [rad/s]."""
         return self._pose_and_jacobian(q)[1]
 
     def many_link_frames(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -50,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
     last = args.seed + args.episodes - 1
     if args.seed < 0 or last >= EVALUATION_SEED:
         print(
-            f"seeds {args.seed} … {last} reach into the evaluation seeds (from {EVALUATION_SEED}); choose --seed lower.",
+            f"seeds {args.seed} … {last} reach into the evaluation seeds (from {EVALUATION_SEED}); choose --seed "
+            "lower.",
             file=sys.stderr,
         )
         return 2

@@ -147,8 +147,8 @@ class Dataset:
         # A mapped file that outgrows the disk kills the process without a word.
         if (free := shutil.disk_usage(path.parent).free) < (needed := int(np.prod(shape, dtype=np.int64))):
             raise DataError(
-                f"{path.parent} needs {needed / 1e9:.1f} GB for the decoded frames of {camera}, {free / 1e9:.1f} GB are "
-                "free; make room, or put the data set on another disk."
+                f"{path.parent} needs {needed / 1e9:.1f} GB for the decoded frames of {camera}, {free / 1e9:.1f} GB "
+                "are free; make room, or put the data set on another disk."
             )
         unfinished = path.with_suffix(".unfinished")
         try:

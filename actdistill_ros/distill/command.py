@@ -36,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--teacher",
         type=Path,
         required=True,
-        help="checkpoint of `actdistill train`; or a folder of OpenVLA or CogACT with its deployment.json (docs/vla.md)",
+        help="checkpoint of `actdistill train`; or a folder of OpenVLA or CogACT with its deployment.json "
+        "(docs/vla.md)",
     )
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="data sets of `actdistill collect`")
     parser.add_argument(
@@ -50,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--learning-rate",
         type=float,
-        help=f"of decoder and head (default: {plan.learning_rate:g}; of a published VLA's whole decoder, {VLA_FULL_RATE:g})",
+        help=f"of decoder and head (default: {plan.learning_rate:g}; of a published VLA's whole decoder, "
+        f"{VLA_FULL_RATE:g})",
     )
     parser.add_argument("--rank", type=int, help=f"of a published VLA's adapters (default: {VLA_RANK})")
     parser.add_argument("--full", action="store_true", help="train all of a published VLA's decoder, without adapters")
@@ -69,8 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
-        help="of the matrix products (default: float32; see `actdistill train --help`); of a published VLA's weights too "
-        "(default: what it is deployed with)",
+        help="of the matrix products (default: float32; see `actdistill train --help`); of a published VLA's weights "
+        "too (default: what it is deployed with)",
     )
     parser.add_argument(
         "--checkpointing",

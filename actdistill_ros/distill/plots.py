@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 def draw(found: Findings, work: Path, path: Path, drawn: Sequence[tuple[str, str]]) -> bool:
-    """drawn: label and key of what is shown of the held-out curve. Whether there is a picture now: a machine without matplotlib trains all the same."""
+    """drawn: label and key of what is shown of the held-out curve. Whether there is a picture now: a machine without
+    matplotlib trains all the same."""
     if find_spec("matplotlib") is None:
         print("no picture: the Python module matplotlib is not here.")
         return False

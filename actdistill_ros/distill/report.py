@@ -72,8 +72,8 @@ def write(
 
 
 def differences_of(judged: Sequence[Judged]) -> dict[str, dict[str, dict[str, float]]]:
-    """By name: `teacher`, success minus the teacher's; of a control `student`, that of the student under the same budget
-    minus the control's. On the same seeds, in points."""
+    """By name: `teacher`, success minus the teacher's; of a control `student`, that of the student under the same
+    budget minus the control's. On the same seeds, in points."""
     by_name = {one.name: one for one in judged}
     found = {one.name: {"teacher": difference(one, judged[0])} for one in judged[1:]}
     for one in judged:

@@ -34,8 +34,8 @@ TRAINED = ("decoder.", "head.", "focus.")  # vision and projector stay the teach
 class StudentSettings:
     """plan: run these layers in every step, without a router (controls); groups: parts of a batch that share a budget.
 
-    output: weight of the teacher's final chunk; compute: weight of the budget; recent: how many of the actions commanded
-    last the router is told.
+    output: weight of the teacher's final chunk; compute: weight of the budget; recent: how many of the actions
+    commanded last the router is told.
     """
 
     budget: float = 0.47

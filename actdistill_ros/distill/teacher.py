@@ -28,8 +28,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Given:
-    """What both decoders read: tokens (B, N, D), present (B, N) bool, seen (B, E) of the encoders; and for the student's
-    router alone what was commanded before, recent (B, R, A + 1)."""
+    """What both decoders read: tokens (B, N, D), present (B, N) bool, seen (B, E) of the encoders; and for the
+    student's router alone what was commanded before, recent (B, R, A + 1)."""
 
     tokens: Tensor
     present: Tensor

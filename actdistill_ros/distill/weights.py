@@ -1,5 +1,5 @@
-"""Weights that may be split over processes: of each decoder layer every process keeps a part, with its gradient, moments
-and average; a layer is put together while it runs (ZeRO stage 3, by torch's `fully_shard`).
+"""Weights that may be split over processes: of each decoder layer every process keeps a part, with its gradient,
+moments and average; a layer is put together while it runs (ZeRO stage 3, by torch's `fully_shard`).
 
 Saved states hold whole weights, so a run may go on with another number of processes, split or not.
 """

@@ -117,8 +117,8 @@ class ArmDriverNode(LifecycleNode):
             if others := self.get_publishers_info_by_topic(self.resolve_topic_name("arm/state")):
                 other = f"{others[0].node_namespace.rstrip('/')}/{others[0].node_name}"
                 raise ArmError(
-                    f"{other} publishes {self.resolve_topic_name('arm/state')} already: one driver per namespace. Stop it "
-                    "(a killed one is forgotten after 20 s at most) or start this one with another namespace"
+                    f"{other} publishes {self.resolve_topic_name('arm/state')} already: one driver per namespace. Stop "
+                    "it (a killed one is forgotten after 20 s at most) or start this one with another namespace"
                 )
             if time.monotonic() > until:
                 return

@@ -189,8 +189,8 @@ class InferenceNode(LifecycleNode):
             self.end(f"arm: {call.result().message}")
 
     def _hold(self) -> None:
-        """Ask the arm to hold; the driver knows whether it still follows the policy, an operator or a stop may have come
-        between."""
+        """Ask the arm to hold; the driver knows whether it still follows the policy, an operator or a stop may have
+        come between."""
         self._stop.call_async(Trigger.Request())
 
     # -- steps

@@ -57,7 +57,8 @@ class OperatorTopics:
         # Of two switches the one that is not held would let go of the arm every time the other one has it.
         if message.data and (count := self._node.count_publishers(self._deadman_topic)) > 1:
             why = (
-                f"{count} nodes publish {DEADMAN}, expected one: stop the others (a killed one is forgotten after 20 s at most)"
+                f"{count} nodes publish {DEADMAN}, expected one: stop the others (a killed one is forgotten after 20 s "
+                "at most)"
             )
             return self._warn(self._loop.refuse_teleop(why))
         # Of an inactive driver only the release counts: a switch held before the activation must be let go first.

@@ -70,7 +70,8 @@ class TrialClient:
 
     def _greet(self, until: float, alive: Callable[[], None]) -> None:
         """Until execute_task answers: a server that has not discovered its client yet drops the answer, and a goal
-        would then run for nobody. To cancel a goal that does not exist does nothing and may be asked again and again."""
+        would then run for nobody. To cancel a goal that does not exist does nothing and may be asked again and
+        again."""
         greeting = CancelGoal.Request()
         greeting.goal_info.goal_id.uuid = np.frombuffer(uuid.uuid4().bytes, np.uint8)
         while not _answered(self._greetings.call_async(greeting), RETRY_S):

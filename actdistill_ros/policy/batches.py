@@ -51,8 +51,8 @@ class Samples:
     """All frames of some data sets, split by episode into training and validation."""
 
     def __init__(self, folders: Sequence[Path], cameras: Sequence[str], size: int) -> None:
-        """Raises DataError if a data set is missing, broken, lacks a camera or the expert's chunks, or if their rates or
-        robots differ."""
+        """Raises DataError if a data set is missing, broken, lacks a camera or the expert's chunks, or if their rates
+        or robots differ."""
         sets = [Dataset.open(folder) for folder in folders]
         for one in sets:
             check_seeds(one)
@@ -122,8 +122,9 @@ class Batcher:
 
     def train(self, seed: int, step: int, size: int, share: slice = slice(None), recent: int = 0) -> Batch:
         """The step's batch, or the rows of it that `share` names; a function of its arguments, so that a resumed run
-        sees what the first would have seen, and shares together are the batch. recent: how many of the actions commanded
-        before each sample come with it, some of them hidden; the rest of the batch does not depend on that."""
+        sees what the first would have seen, and shares together are the batch. recent: how many of the actions
+        commanded before each sample come with it, some of them hidden; the rest of the batch does not depend on
+        that."""
         pool = self._samples.training
         per_epoch = max(1, len(pool) // size)
         epoch, place = divmod(step, per_epoch)

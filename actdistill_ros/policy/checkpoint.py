@@ -80,7 +80,8 @@ def _check_shapes(model: Policy, weights: dict[str, torch.Tensor], folder: Path)
     for key in sorted(expected.keys() | found.keys()):
         if expected.get(key) != found.get(key):
             raise ContractError(
-                f"{folder / WEIGHTS}: {key} is {found.get(key, 'missing')}, expected {expected.get(key, 'nothing of that name')}."
+                f"{folder / WEIGHTS}: {key} is {found.get(key, 'missing')}, expected "
+                f"{expected.get(key, 'nothing of that name')}."
             )
 
 

@@ -1,7 +1,8 @@
 """A policy's step as two ONNX graphs: what comes before the plan, and the decoder under any plan with the head. One
 sentence, nothing padded.
 
-What is the same in every step of a task (FiLM, word tokens, questions) is an input, computed once by `instruction_inputs`.
+What is the same in every step of a task (FiLM, word tokens, questions) is an input, computed once by
+`instruction_inputs`.
 """
 
 from __future__ import annotations
@@ -52,8 +53,9 @@ class Graph:
 
 @torch.no_grad()
 def encoders(model: Policy, routed: bool) -> bytes:
-    """Inputs: those of `instruction_inputs`, one (S, S, 3) uint8 image per camera by its name, `pose` (1, 11); if routed
-    by recent actions, `recent` (1, R, A + 1). Outputs: tokens (N, D); if routed, `Router.evidence` of them, (1, L)."""
+    """Inputs: those of `instruction_inputs`, one (S, S, 3) uint8 image per camera by its name, `pose` (1, 11); if
+    routed by recent actions, `recent` (1, R, A + 1). Outputs: tokens (N, D); if routed, `Router.evidence` of them,
+    (1, L)."""
     config, graph = model.config, Graph()
     widths = [width for name in config.cameras for width in _film_widths(model.encoders[name])]
     films = graph.add("Split", "films", _ints(*widths), outputs=len(widths), axis=1)

@@ -55,8 +55,8 @@ def hide(recent: np.ndarray, rng: np.random.Generator, share: float) -> np.ndarr
 
 
 class RecentActions:
-    """Of a running policy. The next observation belongs to what was done before if it has the same instruction and comes
-    when the last chunk's actions are done; else all is forgotten. Not thread-safe."""
+    """Of a running policy. The next observation belongs to what was done before if it has the same instruction and
+    comes when the last chunk's actions are done; else all is forgotten. Not thread-safe."""
 
     def __init__(self, count: int, statistics: Statistics) -> None:
         self._count, self._slots = count, Slots(statistics)
@@ -77,8 +77,8 @@ class RecentActions:
         return done if len(done) == self._count else np.concatenate([self._before[len(done) :], done])
 
     def said(self, chunk: Chunk, before: np.ndarray) -> None:
-        """The chunk is what the policy answers to an observation, before which `before` was done; it will be done from now
-        on."""
+        """The chunk is what the policy answers to an observation, before which `before` was done; it will be done from
+        now on."""
         self._before, self._chunk = before, chunk
 
 

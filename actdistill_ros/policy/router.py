@@ -11,8 +11,8 @@ from actdistill_ros.policy import budgets
 
 
 class Router(nn.Module):
-    """Gates from pooled vision, language and state (ActDistill Eq. 6), with the budget in place of the bias; if made for
-    them, from the actions commanded last too (see `recent`): what one observation cannot show.
+    """Gates from pooled vision, language and state (ActDistill Eq. 6), with the budget in place of the bias; if made
+    for them, from the actions commanded last too (see `recent`): what one observation cannot show.
 
     score_l = w_l · z + SHARPNESS · (budget − place_l), gate_l = sigmoid(score_l). `place` says at which budget a layer
     becomes worth running; it starts from what leaving the layer out costs the teacher, so an untrained router

@@ -44,8 +44,8 @@ class StepResult:
 class PolicyRuntime:
     """A checkpoint ready to run. Used from one thread at a time.
 
-    A router that is told recent actions takes the last chunk's first `execute` actions for done when the next observation
-    comes. Whoever begins another episode says so with `reset`; another instruction or a pause does it too.
+    A router that is told recent actions takes the last chunk's first `execute` actions for done when the next
+    observation comes. Whoever begins another episode says so with `reset`; another instruction or a pause does it too.
     """
 
     def __init__(

@@ -11,12 +11,14 @@ from actdistill_ros import priority
 
 
 def use_threads(threads: int) -> int:
-    """For this process, from now on; 0: all cores but one, so that one is left for whoever drives the arm. The number."""
+    """For this process, from now on; 0: all cores but one, so that one is left for whoever drives the arm. The
+    number."""
     threads = threads or max(1, len(os.sched_getaffinity(0)) - 1)
     torch.set_num_threads(threads)
     return threads
 
 
 def worker(nice: int) -> ThreadPoolExecutor:
-    """One thread to compute in, which lets others go first by `nice` steps; so do the threads that torch starts for it."""
+    """One thread to compute in, which lets others go first by `nice` steps; so do the threads that torch starts for
+    it."""
     return ThreadPoolExecutor(1, "policy", priority.step_back, (nice,))

@@ -64,7 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=DTYPES,
         default="float32",
-        help="of the matrix products; bfloat16 pays on processors that have it (avx512_bf16, amx) and slows down others",
+        help="of the matrix products; bfloat16 pays on processors that have it (avx512_bf16, amx) and slows down "
+        "others",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -92,7 +93,8 @@ def run(args: argparse.Namespace) -> int:
     if trainer.resume(args.out):
         print(f"resuming {args.out} at step {trainer.step}")
     print(
-        f"{len(samples.training)} training frames, {len(samples.instructions)} episodes, {trainer.parameters / 1e6:.2f} M parameters"
+        f"{len(samples.training)} training frames, {len(samples.instructions)} episodes, "
+        f"{trainer.parameters / 1e6:.2f} M parameters"
     )
     trainer.fit(args.out, args.save_every)
     trainer.export(args.out)

@@ -1,4 +1,5 @@
-"""The simulated world. Whatever module of it is imported first, rendering is set up before MuJoCo reads the settings."""
+"""The simulated world. Whatever module of it is imported first, rendering is set up before MuJoCo reads the
+settings."""
 
 import os
 

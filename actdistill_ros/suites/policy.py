@@ -15,8 +15,8 @@ class Look:
 
     images: camera name -> (H, W, 3) uint8 RGB as the simulator renders it, before any preprocessing.
     state: what the benchmark calls proprioception, in its units and frames.
-    objects: name -> (7,) position [m] and quaternion xyzw in the world's frame. A scripted policy may read them; a policy that is
-    judged must not.
+    objects: name -> (7,) position [m] and quaternion xyzw in the world's frame. A scripted policy may read them; a
+    policy that is judged must not.
     """
 
     images: Mapping[str, np.ndarray]
@@ -29,8 +29,8 @@ class Look:
 class Decision:
     """actions: (K, 7) in the benchmark's own convention, all run before the next look.
 
-    executed: the decoder layers that ran, of all; decoder_ms: how long they took; budget: what they were allowed. Empty and None for
-    a policy without a decoder.
+    executed: the decoder layers that ran, of all; decoder_ms: how long they took; budget: what they were allowed. Empty
+    and None for a policy without a decoder.
     """
 
     actions: np.ndarray
@@ -42,8 +42,8 @@ class Decision:
 class SuitePolicy(Protocol):
     """Acts in a benchmark; used from one thread.
 
-    identity: tells one policy's results from another's when a run is resumed. cameras: those that it looks at; looks in the middle
-    of a chunk, and of a policy that names none, have no images.
+    identity: tells one policy's results from another's when a run is resumed. cameras: those that it looks at; looks in
+    the middle of a chunk, and of a policy that names none, have no images.
     """
 
     identity: str

@@ -19,9 +19,9 @@ class RecordError(RuntimeError):
 
 @dataclass(frozen=True)
 class Ended:
-    """One episode. number: its place in the schedule; steps: actions of the policy; step_ms, decoder_ms: of each decision;
-    executed: share of the decisions in which each decoder layer ran; first_view: what the policy saw first (see
-    `statistics`); draws: what the simulator's next reset needs, as text."""
+    """One episode. number: its place in the schedule; steps: actions of the policy; step_ms, decoder_ms: of each
+    decision; executed: share of the decisions in which each decoder layer ran; first_view: what the policy saw first
+    (see `statistics`); draws: what the simulator's next reset needs, as text."""
 
     number: int
     task: int

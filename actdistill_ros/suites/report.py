@@ -13,7 +13,8 @@ from actdistill_ros.trials.report import machine
 
 
 def body(episodes: Sequence[Ended], tasks: Sequence[Task], settings: Mapping[str, object]) -> dict:
-    """episodes: in the order of the schedule, at least one. Keys that need a decoder are null for a policy without one."""
+    """episodes: in the order of the schedule, at least one. Keys that need a decoder are null for a policy without
+    one."""
     executed = [e.executed for e in episodes if e.executed]
     frequency = np.mean(executed, axis=0) if executed else None
     return {

@@ -38,7 +38,8 @@ class World:
     def __init__(
         self, python: Path, script: Path, arguments: Sequence[str], log: Path, answer_s: float = 180.0
     ) -> None:
-        """python: of the benchmark's environment; log: file for what the process prints; answer_s: patience per request.
+        """python: of the benchmark's environment; log: file for what the process prints; answer_s: patience per
+        request.
 
         Raises WorldError if the process does not come up and answer.
         """
@@ -95,7 +96,8 @@ class World:
         return self._look(header, found), found["draws"].copy()
 
     def step(self, action: np.ndarray, look: bool = True) -> tuple[Look, bool]:
-        """(what is seen then, whether the task is done). look: False leaves the images out, which saves most of the time."""
+        """(what is seen then, whether the task is done). look: False leaves the images out, which saves most of the
+        time."""
         header, found = self._ask({"op": "step", "look": look}, {"action": np.asarray(action, dtype="<f8")})
         return self._look(header, found), bool(header["done"])
 

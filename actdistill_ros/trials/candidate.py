@@ -27,8 +27,9 @@ def load(folder: Path, execute: int | None):
     seen = {camera.name: (camera.source_height, camera.source_width) for camera in cameras}
     if abs(period_s - env.PERIOD_S) > 1e-6 or not seen.items() <= shown.items():
         raise ContractError(
-            f"{runtime.checkpoint_id} is for an action each {period_s:g} s and cameras {_named(seen)}; the tabletop has "
-            f"{env.PERIOD_S:g} s and {_named(shown)}. Judge it on what it was made for, or train it on data of this world."
+            f"{runtime.checkpoint_id} is for an action each {period_s:g} s and cameras {_named(seen)}; the tabletop "
+            f"has {env.PERIOD_S:g} s and {_named(shown)}. Judge it on what it was made for, or train it on data of "
+            "this world."
         )
     return runtime.with_execute(execute) if execute else runtime
 
@@ -50,8 +51,8 @@ def planned(runtime, budget: float | None, plan: str, seed: int):
     fixed = FixedPlan(_layers(plan, runtime.layers))
     if budget is not None and abs(budget - fixed.budget) > 1e-3:
         raise ContractError(
-            f"--plan {plan} runs {fixed.budget:.3g} of the decoder in every step; --budget {budget:g} cannot be met. Leave "
-            "out one of the two."
+            f"--plan {plan} runs {fixed.budget:.3g} of the decoder in every step; --budget {budget:g} cannot be met. "
+            "Leave out one of the two."
         )
     return runtime.with_planner(fixed)
 

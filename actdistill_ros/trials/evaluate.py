@@ -44,8 +44,8 @@ class Order:
 @dataclass(frozen=True)
 class Outcome:
     """One episode. first_mm: how far off the first look placed the block that mattered, None if the policy places none;
-    frequency: share of the steps in which each layer ran; phases: of each step, with the share of the decoder it ran; frames: front camera, of failures
-    only."""
+    frequency: share of the steps in which each layer ran; phases: of each step, with the share of the decoder it ran;
+    frames: front camera, of failures only."""
 
     number: int
     task: str
@@ -71,8 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--episodes",
         type=int,
-        help=f"tasks take turns: episode i is task i mod 4 with seed + i (tabletop, default {EPISODES}), or the next trial "
-        f"of task i mod 10 (LIBERO, default: all, {libero.TRIALS_PER_TASK} of each)",
+        help=f"tasks take turns: episode i is task i mod 4 with seed + i (tabletop, default {EPISODES}), or the next "
+        f"trial of task i mod 10 (LIBERO, default: all, {libero.TRIALS_PER_TASK} of each)",
     )
     parser.add_argument("--seed", type=int, help=f"default {SEED} (LIBERO: {libero.POLICY_SEED}, of the policy)")
     parser.add_argument("--task", choices=TASKS, help="this task only")
@@ -323,7 +323,8 @@ def table(body: dict) -> str:
         low, high = rates["ci95"]
         interval = f"{100 * low:.0f} … {100 * high:.0f} %"
         lines.append(
-            f"{name:<8}{100 * rates['success_rate']:>7.1f} %{rates['episodes']:>10}{interval:>18}{rates['mean_steps']:>8.1f}"
+            f"{name:<8}{100 * rates['success_rate']:>7.1f} %"
+            f"{rates['episodes']:>10}{interval:>18}{rates['mean_steps']:>8.1f}"
         )
     look, step, decoder = body["first_look_mm"], body["step_ms"], body["decoder_ms"]
     first = f"first look {look['p50']:.1f} mm (p95 {look['p95']:.1f}); " if look else ""

@@ -105,8 +105,8 @@ def done(path: Path | None, trials: Sequence[Trial], settings: dict, resume: boo
 
 
 def machine(device: str = "cpu") -> dict:
-    """Where it was measured: processor, its threads, versions. device: that torch computed on; a GPU is named beside the
-    processor."""
+    """Where it was measured: processor, its threads, versions. device: that torch computed on; a GPU is named beside
+    the processor."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

@@ -54,7 +54,8 @@ class Plant(Protocol):
 
 @contextlib.contextmanager
 def muted() -> Iterator[None]:
-    """Nothing is said meanwhile, by C neither: the vendor's library advises its own developers, on a line without end."""
+    """Nothing is said meanwhile, by C neither: the vendor's library advises its own developers, on a line without
+    end."""
     flush, kept = ctypes.CDLL(None).fflush, (os.dup(1), os.dup(2))
     with open(os.devnull, "wb") as nowhere, contextlib.redirect_stdout(io.StringIO()):
         flush(None)

@@ -1,4 +1,5 @@
-"""What the student trains of a language model: low-rank adapters beside the teacher's weights (LoRA), or a copy of them."""
+"""What the student trains of a language model: low-rank adapters beside the teacher's weights (LoRA), or a copy of
+them."""
 
 from __future__ import annotations
 

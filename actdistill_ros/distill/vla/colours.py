@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 BRIGHTNESS, CONTRAST, SATURATION = 0.2, 0.2, 0.2
-"""Largest change either way, as OpenVLA's recipe has them. Its turn of the hue is left out: instructions name colours."""
+"""Largest change either way, as OpenVLA's recipe has them. Its turn of the hue is left out: instructions name
+colours."""
 _GREY = (0.299, 0.587, 0.114)
 
 

@@ -1,4 +1,5 @@
-"""`actdistill distill` with a published VLA as the teacher: the stages of the package's own teachers, on its decoder."""
+"""`actdistill distill` with a published VLA as the teacher: the stages of the package's own teachers, on its
+decoder."""
 
 from __future__ import annotations
 
@@ -29,12 +30,12 @@ UNSUPPORTED = {  # option: its value where it is not given, what to do instead
 }
 _SHARED = (("to the teacher", "output"), ("actions apart", "apart"), ("student's error", "error"))
 _MEANING = (
-    "The share of layers that ran is what the calibrated thresholds gave. Actions are in normalised units: mean absolute "
-    "difference between student and teacher (apart), of either from what was recorded (error)."
+    "The share of layers that ran is what the calibrated thresholds gave. Actions are in normalised units: mean "
+    "absolute difference between student and teacher (apart), of either from what was recorded (error)."
 )
 WORDS = Columns(
-    f"{_MEANING} Each word is said after the recorded ones before it: cross-entropy with the recorded words and the end; "
-    "divergence from the teacher's choice of action words; share of words that are the teacher's.",
+    f"{_MEANING} Each word is said after the recorded ones before it: cross-entropy with the recorded words and the "
+    "end; divergence from the teacher's choice of action words; share of words that are the teacher's.",
     (("cross-entropy", "task"), *_SHARED, ("teacher's error", "teacher_error"), ("same words", "agreement")),
     (
         ("words, to the recorded ones", "task"),
@@ -43,8 +44,8 @@ WORDS = Columns(
     ),
 )
 NOISE = Columns(
-    f"{_MEANING} Error of the noise that the head sees; its difference from what the teacher's head sees; chunks sampled "
-    "from the same noise; share of gripper decisions that are the teacher's.",
+    f"{_MEANING} Error of the noise that the head sees; its difference from what the teacher's head sees; chunks "
+    "sampled from the same noise; share of gripper decisions that are the teacher's.",
     (("noise error", "task"), *_SHARED, ("teacher's error", "teacher_error"), ("same gripper", "agreement")),
     (("noise", "task"), ("noise, to the teacher", "output"), ("actions, to the teacher", "apart")),
 )

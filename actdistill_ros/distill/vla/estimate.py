@@ -209,7 +209,8 @@ def _step(sizes: Sizes, dtype: str, rank: int, batch: int, checkpointing: bool, 
         parts.append(
             Part(
                 "inside of the head",
-                f"{REPEATS} × {batch} × {1 + sizes.chunk} tokens × {depth} blocks × {width} × {DIFFUSION} bytes × {MARGIN:g}",
+                f"{REPEATS} × {batch} × {1 + sizes.chunk} tokens × {depth} blocks × {width} × {DIFFUSION} bytes × "
+                f"{MARGIN:g}",
                 int(MARGIN * draws * depth * width * DIFFUSION),
             )
         )

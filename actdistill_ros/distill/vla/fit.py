@@ -15,7 +15,8 @@ LOOKED_AT = 4096
 EXPECTED, LARGEST = 0.02, 0.2
 """Share of the actions outside q01 … q99: of the data that these come from; from which on the data are refused."""
 SMALLEST = 0.04
-"""Share of the teacher's range that translations span at least: ten of 255 bins. Metres said in another unit span less."""
+"""Share of the teacher's range that translations span at least: ten of 255 bins. Metres said in another unit span
+less."""
 _OFTEN = 95
 
 
@@ -39,9 +40,10 @@ class Fit:
         used = ", ".join(f"{100 * share:.0f} %" for share in self.used[TRANSLATION])
         return (
             f"{100 * self.outside[self.worst]:.1f} % of {self.looked_at} recorded actions are beyond q01 … q99 of the "
-            f"teacher's statistics in {ACTION_NAMES[self.worst]}, the worst of six ({100 * EXPECTED:.0f} % are of its own "
-            f"data); translations span {used} of its range; said and understood again, 95 of 100 are off by no more "
-            f"than {1e3 * self.lost[0]:.2f} mm, {np.degrees(self.lost[1]):.2f}° and {self.lost[2]:.3f} of the gripper"
+            f"teacher's statistics in {ACTION_NAMES[self.worst]}, the worst of six ({100 * EXPECTED:.0f} % are of its "
+            f"own data); translations span {used} of its range; said and understood again, 95 of 100 are off by no "
+            f"more than {1e3 * self.lost[0]:.2f} mm, {np.degrees(self.lost[1]):.2f}° and {self.lost[2]:.3f} of the "
+            "gripper"
         )
 
 

@@ -91,7 +91,7 @@ def _check_reach(data: Dataset, reach: int) -> None:
     by_policy = sum(row.meta.get("by") == "policy" for row in data.episodes)
     if width < reach and by_policy:
         raise DataError(
-            f"{data.folder} labels each frame with {width} actions, the teacher says {reach} at once; in {by_policy} of "
-            f"its {len(data.episodes)} episodes a policy acted, so what follows a frame is not what should be done "
+            f"{data.folder} labels each frame with {width} actions, the teacher says {reach} at once; in {by_policy} "
+            f"of its {len(data.episodes)} episodes a policy acted, so what follows a frame is not what should be done "
             "next. Use episodes of the expert for this teacher."
         )

@@ -1,4 +1,5 @@
-"""What a published VLA loses without some of its layers: the order to give them up, and the finished student's curve."""
+"""What a published VLA loses without some of its layers: the order to give them up, and the finished student's
+curve."""
 
 from __future__ import annotations
 
@@ -36,8 +37,8 @@ def elimination_order(teacher: VlaTeacher, samples: int = SAMPLES, seed: int = 0
 
 @torch.no_grad()
 def held_out_curve(student: VlaStudent, budgets: list[float], limit: int = CURVE_SAMPLES) -> list[dict[str, float]]:
-    """At each budget, on held-out episodes. share: of layers that ran; task, output: see `ActionHead.terms`; apart: mean
-    absolute difference of actions to the teacher's, normalised units; error, teacher_error: the student's and the
+    """At each budget, on held-out episodes. share: of layers that ran; task, output: see `ActionHead.terms`; apart:
+    mean absolute difference of actions to the teacher's, normalised units; error, teacher_error: the student's and the
     teacher's to the recorded ones; agreement: share of words (OpenVLA) or gripper decisions (CogACT) that are the
     teacher's."""
     teacher, head, found = student.teacher, student.teacher.head, {budget: [] for budget in budgets}

@@ -1,8 +1,8 @@
 """Training samples for published VLAs from this package's data sets; which sample comes when depends on seed and step
 alone.
 
-A frame costs S·S·3 bytes (150 KB at 224) in a file that is mapped, not read, and 4·(7·W + 10) bytes of memory (W: actions
-that it is labelled with); pixels are computed for a batch at a time, 24·S·S bytes (1.2 MB) each.
+A frame costs S·S·3 bytes (150 KB at 224) in a file that is mapped, not read, and 4·(7·W + 10) bytes of memory (W:
+actions that it is labelled with); pixels are computed for a batch at a time, 24·S·S bytes (1.2 MB) each.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class VlaBatch:
 class VlaSamples:
     """All frames of some data sets, split by episode into training and validation.
 
-    training, validation: indices of frames; chunk: actions K of a sample; fit: how the recorded actions fit the teacher's statistics, to be told;
-    settings: what a resumed run must have in common, as JSON takes it.
+    training, validation: indices of frames; chunk: actions K of a sample; fit: how the recorded actions fit the
+    teacher's statistics, to be told; settings: what a resumed run must have in common, as JSON takes it.
     """
 
     def __init__(
@@ -116,8 +116,8 @@ class VlaSamples:
         """
         if size > len(self.training):
             raise DataError(
-                f"a batch of {size} is more than the {len(self.training)} samples to train on; lower --batch, or record "
-                "more."
+                f"a batch of {size} is more than the {len(self.training)} samples to train on; lower --batch, or "
+                "record more."
             )
         epoch, place = divmod(step, len(self.training) // size)
         indices = self._order(seed, epoch)[place * size : (place + 1) * size]
@@ -166,8 +166,8 @@ class VlaSamples:
 def check(folders: Sequence[Path], told: Deployment) -> list[Dataset]:
     """The data sets, opened; all that can be known of them without the teacher's weights is checked.
 
-    Raises DataError if one is missing, broken, given twice or for judging only, if they are unlike one another, too few,
-    without sentences, or not what the teacher sees and does at run time.
+    Raises DataError if one is missing, broken, given twice or for judging only, if they are unlike one another, too
+    few, without sentences, or not what the teacher sees and does at run time.
     """
     if not folders:
         raise DataError("no data set is given; expected one or more folders after --data.")

@@ -133,7 +133,8 @@ class VlaStudent:
 
     @torch.no_grad()
     def finish(self, limit: int = 1024) -> None:
-        """Training is over: the weights become the averaged ones, and held-out episodes give the router's thresholds."""
+        """Training is over: the weights become the averaged ones, and held-out episodes give the router's
+        thresholds."""
         for name, p in self._kept.items():
             p.copy_(self.average[name])
         evidence = []

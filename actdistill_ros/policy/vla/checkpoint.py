@@ -23,8 +23,8 @@ _SAMPLES, _SAMPLE_BYTES = 64, 1 << 16
 
 @dataclass(frozen=True)
 class VlaCheckpoint:
-    """bins: the words that are actions; None for a model whose actions are not words. statistics: of all datasets that it
-    was trained on; statistics_key: the one that its actions are read with."""
+    """bins: the words that are actions; None for a model whose actions are not words. statistics: of all datasets that
+    it was trained on; statistics_key: the one that its actions are read with."""
 
     model: OpenVLA | CogACT
     reader: PromptReader
@@ -67,8 +67,8 @@ def load(
 def read_beside(
     made: Layout, source: TensorSource, statistics_key: str | None, crop_area: float, tokenizer: Path | None
 ) -> dict:
-    """What a checkpoint has beside its model: `VlaCheckpoint`'s other fields but `bins`. See `load` for the arguments and
-    what is raised."""
+    """What a checkpoint has beside its model: `VlaCheckpoint`'s other fields but `bins`. See `load` for the arguments
+    and what is raised."""
     known = statistics.read(made.folder, made.config)
     key = statistics.choose(known, statistics_key, made.folder)
     check_dimensions(known[key], key, made.folder)

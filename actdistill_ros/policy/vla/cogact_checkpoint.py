@@ -29,7 +29,8 @@ def is_cogact(made: Layout) -> bool:
 
 
 def chunk_of(made: Layout) -> int:
-    """How many actions its head makes, without reading a weight. Raises ContractError if the head is not a known one."""
+    """How many actions its head makes, without reading a weight. Raises ContractError if the head is not a known
+    one."""
     return _unfilled_head(PrismaticFile(made.prismatic), made.shape.decoder.width, None).shape.chunk
 
 

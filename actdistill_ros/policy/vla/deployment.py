@@ -92,8 +92,8 @@ def read(folder: Path) -> Deployment:
     path = folder / FILE
     if not path.is_file():
         raise ContractError(
-            f"{path} is missing: a published model's files do not say which camera it sees here, nor how fast its actions "
-            f"follow. Write it, for example {_EXAMPLE}."
+            f"{path} is missing: a published model's files do not say which camera it sees here, nor how fast its "
+            f"actions follow. Write it, for example {_EXAMPLE}."
         )
     try:
         body = json.loads(path.read_text())
@@ -132,8 +132,8 @@ def _plans(made: Layout, told: Deployment, device: str) -> tuple[Planner, VlaRou
     routed = student_folder.load(made.folder, made.shape, device)
     if routed and told.layers is not None:
         raise ContractError(
-            f"{path} fixes layers {list(told.layers)}, and {made.folder / ROUTER} chooses them in each step. Take layers "
-            "out of the one, or the router's files out of the folder."
+            f"{path} fixes layers {list(told.layers)}, and {made.folder / ROUTER} chooses them in each step. Take "
+            "layers out of the one, or the router's files out of the folder."
         )
     if routed:
         return RoutedPlan(*routed), routed[0]

@@ -139,7 +139,8 @@ def _decoder(text: Mapping, known: DecoderShape, path: Path) -> DecoderShape:
     shape = replace(shape, key_value_heads=text.get("num_key_value_heads", shape.heads))
     if shape.width % shape.heads or shape.heads % shape.key_value_heads:
         raise ContractError(
-            f"{path}: width {shape.width}, {shape.heads} heads and {shape.key_value_heads} key-value heads do not divide."
+            f"{path}: width {shape.width}, {shape.heads} heads and {shape.key_value_heads} key-value heads do not "
+            "divide."
         )
     if text.get("head_dim", shape.width // shape.heads) != shape.width // shape.heads:
         raise ContractError(f"{path}: text_config.head_dim is {text['head_dim']}, expected width / heads.")

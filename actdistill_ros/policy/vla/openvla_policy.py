@@ -56,8 +56,8 @@ class Speaker:
         if not bins.are_actions(answer):
             raise ContractError(
                 f"{self._checkpoint.identity} said words {answer}, not all of them actions "
-                f"({bins.vocabulary - bins.count} … {bins.vocabulary - 1}): nothing is sent. It was not trained on such a "
-                "picture or instruction, or too few of its layers run."
+                f"({bins.vocabulary - bins.count} … {bins.vocabulary - 1}): nothing is sent. It was not trained on "
+                "such a picture or instruction, or too few of its layers run."
             )
         return denormalise(bins.decode(answer), self._checkpoint.active_statistics)[None]  # (1, 7)
 

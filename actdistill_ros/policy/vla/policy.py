@@ -1,4 +1,5 @@
-"""One step of a published VLA, whatever makes its actions: from an observation to a chunk in the product's own space."""
+"""One step of a published VLA, whatever makes its actions: from an observation to a chunk in the product's own
+space."""
 
 from __future__ import annotations
 
@@ -79,9 +80,9 @@ class VlaPolicy:
         if self._router is None:
             if abs(budget - self._own.budget) > _SAME:
                 raise ContractError(
-                    f"{self.checkpoint_id} has no router and runs the same {self._own.budget:.3g} of its decoder in every "
-                    f"step; budget {budget:g} cannot be met. Name other layers, or make a student of it with `actdistill "
-                    "distill`."
+                    f"{self.checkpoint_id} has no router and runs the same {self._own.budget:.3g} of its decoder in "
+                    f"every step; budget {budget:g} cannot be met. Name other layers, or make a student of it with "
+                    "`actdistill distill`."
                 )
             return self._own
         try:

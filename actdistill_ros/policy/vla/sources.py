@@ -114,8 +114,8 @@ class ShardedSafetensors:
                 codes = {name: shard.get_slice(name).get_dtype() for name in shard.keys()}  # noqa: SIM118
             if odd := [name for name, code in codes.items() if code not in DTYPES]:
                 raise ContractError(
-                    f"{path}: {odd[0]} is stored as {codes[odd[0]]}; expected {', '.join(DTYPES)}. Take the checkpoint as "
-                    "published, not one that was quantised."
+                    f"{path}: {odd[0]} is stored as {codes[odd[0]]}; expected {', '.join(DTYPES)}. Take the checkpoint "
+                    "as published, not one that was quantised."
                 )
             for name, code in codes.items():
                 found[name] = Stored(self.shapes[name], DTYPES[code], _without_rows(self.parts, name))

@@ -29,8 +29,8 @@ def read(folder: Path, config: Mapping) -> dict[str, Statistics]:
             raise ContractError(f"{path} is no JSON ({error}); copy it again.") from error
     if not isinstance(body, Mapping) or not body:
         raise ContractError(
-            f"{folder} has no action statistics; expected {FILE} or norm_stats in config.json. Without them the model's "
-            "actions have no unit. Copy the file from where the checkpoint came from."
+            f"{folder} has no action statistics; expected {FILE} or norm_stats in config.json. Without them the "
+            "model's actions have no unit. Copy the file from where the checkpoint came from."
         )
     return {key: _statistics(value, f"{where}: {key}") for key, value in body.items()}
 

@@ -36,8 +36,8 @@ _ROOM = 1.01  # of the disk: the weights, and the small files beside them
 def check(out: Path, teacher: Path) -> None:
     """What `save` will need; ask before days of training.
 
-    Raises ContractError if OUT is the teacher, or holds anything but an earlier student of it, or the disk is too small,
-    or the teacher is no whole checkpoint in a type that is written.
+    Raises ContractError if OUT is the teacher, or holds anything but an earlier student of it, or the disk is too
+    small, or the teacher is no whole checkpoint in a type that is written.
     """
     made = layout.read(teacher)
     source = checkpoint.open_source(made)
@@ -134,8 +134,8 @@ def _described(about: Mapping, shape: PrismaticShape, where: str) -> VlaRouter:
     for name, count in needed.items():
         if int(about[name]) != count:
             raise ContractError(
-                f"{where}: a router for {about[name]} {name}, the model has {count}. It is of another student; copy the "
-                "folder again."
+                f"{where}: a router for {about[name]} {name}, the model has {count}. It is of another student; copy "
+                "the folder again."
             )
     if not LOWEST_BUDGET <= float(about["budget"]) <= 1.0:
         raise ContractError(f"{where}: budget {about['budget']} is not in {LOWEST_BUDGET} … 1.")

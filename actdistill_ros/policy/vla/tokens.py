@@ -1,4 +1,5 @@
-"""The words around a Prismatic VLA: its prompt, its tokenizer and the last words of the vocabulary that mean actions."""
+"""The words around a Prismatic VLA: its prompt, its tokenizer and the last words of the vocabulary that mean
+actions."""
 
 from __future__ import annotations
 

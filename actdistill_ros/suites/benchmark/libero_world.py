@@ -1,15 +1,18 @@
 """LIBERO behind a socket: builds worlds, resets and steps them, and says what their cameras and sensors see.
 
-Runs in LIBERO's own environment as a script: `python libero_world.py FD SUITE PIXELS CAMERA …`, FD an inherited socket. It ends when
-that socket closes. What a protocol is (settling, limits, seeds) is decided at the other end; here are only the verbs:
+Runs in LIBERO's own environment as a script: `python libero_world.py FD SUITE PIXELS CAMERA …`, FD an inherited socket.
+It ends when that socket closes. What a protocol is (settling, limits, seeds) is decided at the other end; here are only
+the verbs:
 
     hello                                     -> tasks, versions
     build   task, seed                        -> (the world of that task, its random numbers seeded afterwards)
-    reset   trial, settle > 0, still (7,) [draws (628,)] -> observation, draws (628,): numpy's random state after the reset
+    reset   trial, settle > 0, still (7,) [draws (628,)] -> observation, draws (628,): numpy's random state after
+                                                 the reset
     step    action (7,), look                 -> observation, done
     observation: image of each camera (P, P, 3) uint8 as rendered (none where `look` is false: rendering is most of
     what a step costs), state (8,) = TCP position [m], its rotation vector [rad], both in
-    the world's frame, two finger positions [m]; objects: (N, 7) position [m] and quaternion xyzw of the named objects, for scripts.
+    the world's frame, two finger positions [m]; objects: (N, 7) position [m] and quaternion xyzw of the named objects,
+    for scripts.
 """
 
 from __future__ import annotations
@@ -107,8 +110,8 @@ class World:
         return self._env
 
     def _render_only_when_looking(self) -> None:
-        """Cameras keep their place in the order and the rhythm of robosuite's sensors, which decides at which substep each of
-        them is read; switching one off and on again would shift it."""
+        """Cameras keep their place in the order and the rhythm of robosuite's sensors, which decides at which substep
+        each of them is read; switching one off and on again would shift it."""
         for name in self._cameras:
             observable = self._env.env._observables[f"{name}_image"]
             if getattr(observable._sensor, "gated", False):
@@ -130,15 +133,16 @@ class World:
 
 
 def rotation_vector(quaternion: np.ndarray) -> np.ndarray:
-    """(3,) rotation vector [rad] of a quaternion xyzw, 0 … 2 pi long: the sign of w is kept, as in the training data."""
+    """(3,) rotation vector [rad] of a quaternion xyzw, 0 … 2 pi long: the sign of w is kept, as in the training
+    data."""
     w = min(1.0, max(-1.0, float(quaternion[3])))
     length = np.sqrt(1.0 - w * w)
     return np.zeros(3) if np.isclose(length, 0.0) else quaternion[:3] * 2.0 * np.arccos(w) / length
 
 
 def random_state() -> np.ndarray:
-    """(628,) uint32: numpy's key, position, and the Gaussian that it holds back after an odd number of them; without that one
-    the next reset would draw other furniture."""
+    """(628,) uint32: numpy's key, position, and the Gaussian that it holds back after an odd number of them; without
+    that one the next reset would draw other furniture."""
     _, key, position, held, gaussian = np.random.get_state()
     return np.concatenate([key, [position, held], np.array([gaussian], "<f8").view("<u4")]).astype("<u4")
 

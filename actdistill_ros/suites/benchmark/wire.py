@@ -3,8 +3,8 @@
     u32 length of the header | header | bytes of array 1 | bytes of array 2 …          (little endian, C order)
     header: {"version": 1, "op": …, …, "arrays": [{"name", "type", "shape"}, …]}
 
-Both ends check version, types, shapes and sizes before they believe anything; nothing is unpickled. This module knows the standard
-library and numpy only, for the benchmark's Python has nothing else of ours.
+Both ends check version, types, shapes and sizes before they believe anything; nothing is unpickled. This module knows
+the standard library and numpy only, for the benchmark's Python has nothing else of ours.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ from actdistill_ros.suites.world import World
 
 ROOT = Path("runs/eval")
 FIRST_VIEW = ("agentview",)
-"""Rendered once per episode for a policy that does not look at all, so that its report still says what was to be seen."""
+"""Rendered once per episode for a policy that does not look at all, so that its report still says what was to be
+seen."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -88,7 +89,8 @@ def _run(
 
 
 def _draws_before(planned: protocol.Episode, record: Record) -> str | None:
-    """The random state that the trial before left, in this process or in one that was killed; None for a first trial."""
+    """The random state that the trial before left, in this process or in one that was killed; None for a first
+    trial."""
     before = [e.draws for e in record.ended.values() if (e.task, e.trial) == (planned.task, planned.trial - 1)]
     if planned.trial and not before:
         raise ContractError(

@@ -22,8 +22,8 @@ def python(folder: Path | None = None) -> Path:
             return found
     looked = " nor ".join(dict.fromkeys(str(place) for place in places))
     raise WorldError(
-        f"LIBERO is not installed: no Python environment at {looked}. `make libero` makes it (a download of about 0.5 GB, "
-        "2.1 GB on disk), or name one with --libero FOLDER."
+        f"LIBERO is not installed: no Python environment at {looked}. `make libero` makes it (a download of about 0.5 "
+        "GB, 2.1 GB on disk), or name one with --libero FOLDER."
     )
 
 

@@ -15,8 +15,8 @@ from actdistill_ros.suites.world import World
 
 
 def run(world: World, policy: SuitePolicy, suite: str, episode: protocol.Episode, draws: str | None) -> Ended:
-    """draws: the random state that the trial before left; None for a first trial. Raises WorldError if the benchmark dies, ValueError if
-    the policy's actions are none."""
+    """draws: the random state that the trial before left; None for a first trial. Raises WorldError if the benchmark
+    dies, ValueError if the policy's actions are none."""
     before = None if draws is None else np.frombuffer(base64.b64decode(draws), dtype="<u4")
     look, after = world.reset(episode.trial, protocol.SETTLING_STEPS, protocol.still(), before)
     first = statistics(look)

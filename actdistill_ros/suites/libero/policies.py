@@ -1,4 +1,5 @@
-"""What `--checkpoint` may be on LIBERO: a checkpoint of this package or an OpenVLA fine-tuned there, or the word scripted."""
+"""What `--checkpoint` may be on LIBERO: a checkpoint of this package or an OpenVLA fine-tuned there, or the word
+scripted."""
 
 from __future__ import annotations
 
@@ -44,8 +45,8 @@ class RuntimePolicy:
         if set(self.cameras) - set(CAMERAS) or abs(period - protocol.PERIOD_S) > 1e-6:
             raise ContractError(
                 f"{runtime.checkpoint_id} is for {runtime.contract.robot}: cameras {', '.join(self.cameras)} at "
-                f"{1 / period:g} Hz. LIBERO shows {', '.join(CAMERAS)} at {1 / protocol.PERIOD_S:g} Hz. Give a checkpoint "
-                f"trained on LIBERO's data, or --checkpoint {scripted.NAME} to try the benchmark out."
+                f"{1 / period:g} Hz. LIBERO shows {', '.join(CAMERAS)} at {1 / protocol.PERIOD_S:g} Hz. Give a "
+                f"checkpoint trained on LIBERO's data, or --checkpoint {scripted.NAME} to try the benchmark out."
             )
         self.identity = runtime.checkpoint_id
         self._runtime, self._prepare, self._period_s = runtime, prepare, period

@@ -1,7 +1,7 @@
 """From LIBERO's camera to what an OpenVLA checkpoint was trained on, one published step per function.
 
-TensorFlow made these pictures when the checkpoints were trained, and its ways are followed to the pixel: test_libero_preprocess.py
-holds every step against its recorded answers.
+TensorFlow made these pictures when the checkpoints were trained, and its ways are followed to the pixel:
+test_libero_preprocess.py holds every step against its recorded answers.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def turn(frame: np.ndarray) -> np.ndarray:
 def through_jpeg(image: np.ndarray) -> np.ndarray:
     """Coded and decoded once, for the training data was stored as JPEG. image: (H, W, 3) uint8 RGB.
 
-    OpenCV codes as TensorFlow does, but decodes exactly where TensorFlow takes libjpeg's fast inverse transform, which moves
-    two pixels of three by a grey value or more; simplejpeg offers that one.
+    OpenCV codes as TensorFlow does, but decodes exactly where TensorFlow takes libjpeg's fast inverse transform, which
+    moves two pixels of three by a grey value or more; simplejpeg offers that one.
     """
     coded, data = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     if not coded:

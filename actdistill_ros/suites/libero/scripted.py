@@ -1,7 +1,7 @@
 """A script that does nine of the ten tasks of libero_spatial by reading where the simulator's objects are.
 
-It shows that the benchmark runs, not what a policy can see. It never reaches the bowl in the drawer, whose walls leave no room for
-its one way to grasp, and so also shows what a failure at the step limit looks like.
+It shows that the benchmark runs, not what a policy can see. It never reaches the bowl in the drawer, whose walls leave
+no room for its one way to grasp, and so also shows what a failure at the step limit looks like.
 """
 
 from __future__ import annotations

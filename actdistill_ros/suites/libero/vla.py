@@ -1,4 +1,5 @@
-"""An OpenVLA checkpoint that was fine-tuned on LIBERO, ready to be judged there: nothing has to be told that the suite does not say."""
+"""An OpenVLA checkpoint that was fine-tuned on LIBERO, ready to be judged there: nothing has to be told that the suite
+does not say."""
 
 from __future__ import annotations
 

@@ -88,7 +88,8 @@ OPENVLA_STICKY_STEPS = 15
 
 
 class Actions:
-    """From the product's actions to what one of SIMPLER's robots takes, one after the other; keeps the gripper's past."""
+    """From the product's actions to what one of SIMPLER's robots takes, one after the other; keeps the gripper's
+    past."""
 
     def __init__(self, robot: Robot, sticky: int | None = None) -> None:
         """sticky: another length of a push than the robot's, for checkpoints that were published with another."""
@@ -102,7 +103,8 @@ class Actions:
 
     def __call__(self, action: np.ndarray) -> np.ndarray:
         """action: (7,) metres, rotation vector [rad], opening 0 … 1. Returns (7,) world vector [m], rotation vector
-        [rad], and −1 closed … 1 open (WidowX) or a push, + closing (Google robot). Raises ContractError if it is no action.
+        [rad], and −1 closed … 1 open (WidowX) or a push, + closing (Google robot). Raises ContractError if it is no
+        action.
         """
         sent = self._robot.convention.from_product(np.asarray(action, dtype=float)[None], _ANYWHERE)[0]
         if self._gripper:

@@ -1,4 +1,5 @@
-"""What a policy sees of SIMPLER: a camera's frame, resized as SIMPLER's adapters do before a checkpoint's own preprocessing."""
+"""What a policy sees of SIMPLER: a camera's frame, resized as SIMPLER's adapters do before a checkpoint's own
+preprocessing."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ PIXELS = 224
 
 
 def frame(observation: dict, camera: str) -> np.ndarray:
-    """(H, W, 3) uint8 of that camera, from an observation of ManiSkill: of 2 under "image", of 3 under "sensor_data" with
-    a batch of one.
+    """(H, W, 3) uint8 of that camera, from an observation of ManiSkill: of 2 under "image", of 3 under "sensor_data"
+    with a batch of one.
 
     Raises ContractError if there is none, if it is of several environments, or no RGB bytes.
     """
