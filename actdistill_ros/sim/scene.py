@@ -82,8 +82,8 @@ def _arm(meshes: Mapping[str, Path]) -> str:
     for i in range(6):
         mass, centre, inertia = _INERTIA[i]
         opening += f"""
-        <body name="link{i + 1}" pos="{_numbers(X5.link_origins_m[i])}" euler="{X5.link_rolls_rad[i]:.9g} 0 0" \
-gravcomp="1">
+        <body name="link{i + 1}" pos="{_numbers(X5.link_origins_m[i])}" euler="{X5.link_rolls_rad[i]:.9g} 0 0"
+              gravcomp="1">
           <inertial pos="{_numbers(centre)}" mass="{mass}" diaginertia="{_numbers(inertia)}"/>
           <joint name="joint{i + 1}" axis="{_numbers(JOINT_AXES[i])}" range="{JOINT_MIN[i]} {JOINT_MAX[i]}"
                  armature="0.01" damping="0.1"/>
@@ -92,8 +92,8 @@ gravcomp="1">
     axes = look_at(layout.WRIST_POSITION_M, layout.WRIST_LOOK_AT_M, np.array([0.0, 0.0, 1.0]))
     hand = f"""
       <geom type="box" pos="0.072 0 0" size="0.018 0.050 0.022" rgba="{_DARK}" class="hand"/>
-      <camera name="wrist" pos="{_numbers(layout.WRIST_POSITION_M)}" xyaxes="{_numbers(axes)}" \
-fovy="{layout.WRIST_FOVY_DEG}"/>
+      <camera name="wrist" pos="{_numbers(layout.WRIST_POSITION_M)}" xyaxes="{_numbers(axes)}"
+            fovy="{layout.WRIST_FOVY_DEG}"/>
       <site name="tcp" pos="0.145 0 0" size="0.004" rgba="0 0 0 0"/>{_finger("finger1", 1)}{_finger("finger2", -1)}"""
     return opening + hand + closing
 
@@ -122,8 +122,8 @@ def _blocks() -> str:
     for name, rgb in layout.COLOURS.items():
         text += f"""
     <body name="{name}" pos="0.3 0 0"><freejoint name="{name}"/>
-      <geom name="{name}" type="box" size="{half} {half} {half}" mass="{layout.BLOCK_MASS_KG}" \
-rgba="{_numbers(rgb)} 1" class="block"/>
+      <geom name="{name}" type="box" size="{half} {half} {half}" mass="{layout.BLOCK_MASS_KG}"
+            rgba="{_numbers(rgb)} 1" class="block"/>
     </body>"""
     return text
 
@@ -167,25 +167,25 @@ def mjcf(meshes: Mapping[str, Path]) -> str:
     <default class="hand"><geom contype="1" conaffinity="1" mass="0"/></default>
     <default class="pad"><geom contype="1" conaffinity="1" condim="4" friction="1.5 0.02 0.0001" solref="0.01 1"
       mass="0" rgba="{_RUBBER}"/></default>
-    <default class="block"><geom contype="1" conaffinity="1" condim="4" friction="1.0 0.01 0.0001" \
-solref="0.01 1"/></default>
-    <default class="bowl"><geom contype="1" conaffinity="1" condim="3" friction="0.8 0.01 0.0001" \
-rgba="0.93 0.93 0.90 1"/></default>
+    <default class="block"><geom contype="1" conaffinity="1" condim="4" friction="1.0 0.01 0.0001"
+          solref="0.01 1"/></default>
+    <default class="bowl"><geom contype="1" conaffinity="1" condim="3" friction="0.8 0.01 0.0001"
+          rgba="0.93 0.93 0.90 1"/></default>
   </default>
   <asset>
-    <texture name="table" type="2d" builtin="checker" rgb1="0.55 0.44 0.33" rgb2="0.52 0.41 0.30" \
-width="128" height="128"/>
+    <texture name="table" type="2d" builtin="checker" rgb1="0.55 0.44 0.33" rgb2="0.52 0.41 0.30"
+          width="128" height="128"/>
     <material name="table" texture="table" texrepeat="10 10" specular="0.1"/>{files}
   </asset>
   <worldbody>
-    <light name="key" pos="0.4 -0.6 1.6" dir="0 0.35 -1" directional="true" diffuse="0.45 0.45 0.45" \
-castshadow="false"/>
+    <light name="key" pos="0.4 -0.6 1.6" dir="0 0.35 -1" directional="true" diffuse="0.45 0.45 0.45"
+          castshadow="false"/>
     <light name="fill" pos="0.4 0.8 1.2" dir="0 -0.6 -1" directional="true" diffuse="0.2 0.2 0.2" castshadow="false"/>
     <geom name="floor" type="plane" pos="0 0 -0.8" size="3 3 0.1" rgba="0.35 0.37 0.40 1" contype="1" conaffinity="1"/>
     <geom name="table" type="box" pos="0.30 0 {layout.TABLE_Z_M - 0.02}" size="0.42 0.50 0.02" material="table"
           contype="1" conaffinity="1" condim="4" friction="0.8 0.01 0.0001"/>
-    <camera name="front" pos="{_numbers(layout.FRONT_POSITION_M)}" xyaxes="{_numbers(front)}" \
-fovy="{layout.FRONT_FOVY_DEG}"/>
+    <camera name="front" pos="{_numbers(layout.FRONT_POSITION_M)}" xyaxes="{_numbers(front)}"
+          fovy="{layout.FRONT_FOVY_DEG}"/>
     <body name="base_link">
       {_looks("base_link", base, meshes)}{_arm(meshes)}
     </body>{_bowl()}{_blocks()}{_distractors()}
