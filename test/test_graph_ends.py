@@ -34,7 +34,7 @@ def ends_damped(graph: Supervised, hardware: Hardware, began: float) -> Aftermat
     assert hardware.bus.damped()
     after = Aftermath(hardware.bus, began)
     assert after.inside_limits() and after.rested_s() < SLACK_S
-    assert "Traceback" not in graph.said() and "Warning" not in graph.said()
+    assert "Traceback" not in graph.said() and "never awaited" not in graph.said()
     return after
 
 
