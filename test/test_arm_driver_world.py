@@ -109,4 +109,6 @@ def test_a_new_scene_is_set_between_idle_and_policy(robot, ask):
     assert "error" not in ask(op="reset", suite="tabletop", task="lift", seed=4)
     robot.until(lambda s: abs(s.tcp_measured.position.x - 0.25) < 0.005, "the arm at its start")
     robot.give_to_the_policy()
+    first = len(robot.states)
+    robot.ros.until(lambda: len(robot.states) > first + 10, "power, until which the command follows the arm")
     assert robot.stands_still() and robot.states[-1].tcp_commanded.position.x == pytest.approx(0.25, abs=0.005)

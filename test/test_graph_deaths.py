@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import re
 import time
 from contextlib import closing
 
@@ -72,7 +73,7 @@ def test_an_inference_node_that_is_killed_leaves_an_arm_that_rests_held_and_then
 def test_a_camera_node_that_is_killed_ends_the_task_by_name_and_leaves_an_arm_that_is_held(moving, hardware):
     nodes, operator = moving
     died = nodes.kill("camera_node")
-    assert "camera: front silent for 1." in operator.ending()
+    assert re.search("camera: (front|wrist) silent for 1[.]", operator.ending())  # whichever fell silent first
     operator.state(ArmState.HOLD, "asked to hold")
     ended = time.monotonic()
     assert ended - died < 1.0 + CHUNK_S + SLACK_S
