@@ -6,8 +6,8 @@ on once that process is back: real nodes, the unmodified vendor SDK, and the fra
 from __future__ import annotations
 
 import os
-import signal
 import re
+import signal
 import time
 from contextlib import closing
 
