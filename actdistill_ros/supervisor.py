@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from actdistill_ros.bringup import DRIVER, BringupError, Graph, NodeSpec, find_executable
+from actdistill_ros.bringup import DRIVER, Graph, NodeSpec, find_executable
+from actdistill_ros.launch_arguments import BringupError
 from actdistill_ros.run_folder import RunFolder
 
 READY_S = 60.0

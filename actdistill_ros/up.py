@@ -7,7 +7,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from actdistill_ros.bringup import ARGUMENTS, BringupError, Graph, plan
+from actdistill_ros.bringup import Graph, plan
+from actdistill_ros.launch_arguments import ARGUMENTS, BringupError
 from actdistill_ros.run_folder import RunFolder
 from actdistill_ros.supervisor import Supervisor
 

@@ -19,6 +19,7 @@ from launch.utilities.signal_management import AsyncSafeSignalManager
 from launch_ros.actions import Node
 
 from actdistill_ros import bringup
+from actdistill_ros.launch_arguments import ARGUMENTS, BringupError, mistyped
 from actdistill_ros.run_folder import RunFolder
 from actdistill_ros.supervisor import HOLD_S, ending, locate
 from actdistill_ros.up import already_there
@@ -39,15 +40,15 @@ def generate_launch_description():
             description=argument.meaning,
             choices=list(argument.choices) or None,
         )
-        for argument in bringup.ARGUMENTS
+        for argument in ARGUMENTS
     ]
     return LaunchDescription([*arguments, OpaqueFunction(function=start)])
 
 
 def start(context):
     """Plan, lock the namespace, then start the processes in order. Raises before any of them if a value is wrong."""
-    values = {argument.name: context.launch_configurations[argument.name] for argument in bringup.ARGUMENTS}
-    for warning in bringup.mistyped(context.launch_configurations):
+    values = {argument.name: context.launch_configurations[argument.name] for argument in ARGUMENTS}
+    for warning in mistyped(context.launch_configurations):
         launch.logging.get_logger("launch.user").warning(warning)
     graph = bringup.plan(values)
     executables = {node.name: locate(node) for node in graph.nodes}
@@ -81,7 +82,7 @@ def refuse_a_second_graph(context, graph):
     holder = Holder(graph.namespace)
     if others := holder.others(tuple(node.name for node in graph.nodes)):
         holder.close()
-        raise bringup.BringupError(already_there(graph, others))
+        raise BringupError(already_there(graph, others))
     context.extend_globals({"actdistill_holder": holder})
     return [RegisterEventHandler(OnShutdown(on_shutdown=lambda *_: holder.close()))]
 

@@ -12,8 +12,9 @@ import rclpy
 
 from actdistill_ros import bringup, run_folder
 from actdistill_ros.arm import can
-from actdistill_ros.bringup import ARGUMENTS, BringupError, plan
+from actdistill_ros.bringup import plan
 from actdistill_ros.contract.contract import ActionSpace, CameraSpec, Contract, ContractError, Statistics
+from actdistill_ros.launch_arguments import ARGUMENTS, BringupError, mistyped
 from actdistill_ros.run_folder import RunFolder, RunFolderError
 from actdistill_ros.up import log_folder, values
 
@@ -348,6 +349,6 @@ def test_an_installed_package_finds_its_files_below_the_ament_prefix(tmp_path, m
 
 
 def test_a_mistyped_argument_is_warned_of_and_what_other_launch_files_take_is_not():
-    assert bringup.mistyped(["seed", "instructions", "use_sim_time"]) == (
+    assert mistyped(["seed", "instructions", "use_sim_time"]) == (
         "no argument 'instructions'; did you mean 'instruction'?",
     )

@@ -1,5 +1,7 @@
 """`actdistill dataset verify`: a whole data set passes, and each fault is named."""
 
+# ruff: noqa: F811
+
 import json
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_data_lerobot import episode, writer
+from test_data_lerobot import episode, recorded  # noqa: F401
 
 from actdistill_ros import cli
 from actdistill_ros.data import statistics
@@ -15,14 +17,6 @@ from actdistill_ros.data.episode import DataError
 from actdistill_ros.data.foreign_video import decode_at
 from actdistill_ros.data.lerobot import Dataset
 from actdistill_ros.data.video import Encoder, decode
-
-
-@pytest.fixture
-def recorded(tmp_path):
-    with writer(tmp_path / "set") as out:
-        for seed in range(5):
-            out.add(episode(seed))
-    return tmp_path / "set"
 
 
 def change(folder, name: str, frame: int, value) -> None:

@@ -1,22 +1,16 @@
 """Decoded frames that are kept beside a data set: made once, never more than the disk takes, with progress."""
 
+# ruff: noqa: F811
+
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from test_data_lerobot import episode, writer
+from test_data_lerobot import recorded  # noqa: F401
 
 from actdistill_ros.data import reader
 from actdistill_ros.data.lerobot import DataError, Dataset
-
-
-@pytest.fixture
-def recorded(tmp_path):
-    with writer(tmp_path / "set") as out:
-        for seed in range(5):
-            out.add(episode(seed))
-    return tmp_path / "set"
 
 
 def test_readers_at_once_decode_a_view_once(recorded):

@@ -1,4 +1,6 @@
-"""A distilled VLA is written as its teacher is, with a router beside it, and runs what the router chooses."""
+"""A distilled VLA is written as its teacher is, with a router beside it, and whatever is not whole is refused."""
+
+# ruff: noqa: F811
 
 from __future__ import annotations
 
@@ -10,76 +12,31 @@ from collections import namedtuple
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from vla_parts import (  # noqa: F401
-    TINY,
-    TOLD,
-    deployed,
-    edit_json,
-    given_to_decoder,
-    hf_folder,
-    linked_copy,
-    listening_router,
-    maker,
-    scene,
-    tool,
+from vla_parts import TINY, TOLD, edit_json, hf_folder, linked_copy, maker  # noqa: F401
+from vla_student_parts import (  # noqa: F401
+    HEAD,
+    LAYERS,
+    PATCHES,
+    UP,
+    WIDTH,
+    cogact,
+    made,
+    openvla,
+    router,
+    spoil,
+    student,
 )
 
-from actdistill_ros import bringup, cli
+from actdistill_ros import cli
 from actdistill_ros.contract.contract import ContractError
-from actdistill_ros.contract.observation import ArmPose, Observation
 from actdistill_ros.policy import loading
-from actdistill_ros.policy.planning import FixedPlan, RoutedPlan
-from actdistill_ros.policy.vla import (
-    checkpoint,
-    cogact_checkpoint,
-    layout,
-    student_folder,
-)
+from actdistill_ros.policy.vla import checkpoint, cogact_checkpoint, layout, student_folder
 from actdistill_ros.policy.vla.router import VlaRouter
 from actdistill_ros.policy.vla.sources import ShardedSafetensors
 from actdistill_ros.policy.vla.tensor_files import write_shards
-
-LAYERS, WIDTH, PATCHES = 4, 64, 256
-UP, HEAD = "vlm.decoder.layers.2.mlp.up_proj.weight", "head.blocks.1.mlp.fc1.bias"
-
-
-@pytest.fixture(scope="module")
-def openvla(hf_folder, tmp_path_factory) -> Path:  # noqa: F811
-    return deployed(hf_folder, tmp_path_factory.mktemp("teachers") / "openvla")
-
-
-@pytest.fixture(scope="module")
-def cogact(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("teachers")
-    return deployed(tool("reference_cogact_vla").write_checkpoint(folder / "run"), folder / "cogact")
-
-
-@pytest.fixture(scope="module")
-def router(openvla) -> VlaRouter:
-    return listening_router(checkpoint.load(openvla, dtype="float32"))
-
-
-@pytest.fixture(scope="module")
-def made(openvla, router, tmp_path_factory) -> Path:
-    """A student of OpenVLA's; `student` is a copy that a test may spoil."""
-    out = tmp_path_factory.mktemp("students") / "student"
-    student_folder.save(out, openvla, {UP: torch.randn(96, WIDTH)}, router, 0.75)
-    return out
-
-
-@pytest.fixture
-def student(made, tmp_path) -> Path:
-    return linked_copy(made, tmp_path / "student")
-
-
-def observation(seed: int = 0) -> Observation:
-    image, instruction = scene(seed)
-    return Observation({"front": image}, ArmPose(np.array([0.3, 0.0, 0.1]), np.eye(3)), 1.0, instruction, 7.0)
 
 
 def parameters(folder: Path) -> dict[str, torch.Tensor]:
@@ -286,13 +243,6 @@ def test_killed_while_it_writes_the_folder_is_what_it_was_and_the_next_time_goes
 
 
 # -- what is refused
-def spoil(folder: Path, **changes: torch.Tensor | None) -> None:
-    """Replace tensors of the router, or take them out."""
-    tensors = load_file(folder / "router.safetensors") | changes
-    (folder / "router.safetensors").unlink()
-    save_file({name: value for name, value in tensors.items() if value is not None}, folder / "router.safetensors")
-
-
 def cut(folder: Path) -> None:
     whole = (folder / "router.safetensors").read_bytes()
     rewrite(folder / "router.safetensors", whole[: len(whole) // 2])
@@ -342,94 +292,3 @@ def test_a_router_that_is_broken_or_anothers_is_refused_by_name_before_a_weight_
     monkeypatch.setattr(checkpoint, "load", read)
     with pytest.raises(ContractError, match=message):
         loading.load(student)
-
-
-# -- what runs
-@pytest.mark.parametrize("seed", range(3))
-def test_a_step_runs_the_layers_that_the_router_chooses_and_answers_as_they_do(made, router, seed):
-    runtime = loading.load(made)
-    called = []
-    for i, layer in enumerate(runtime._checkpoint.model.vlm.decoder.layers):
-        layer.register_forward_hook(lambda *_, i=i: called.append(i))
-    result = runtime.step(observation(seed))
-    with torch.no_grad():
-        evidence = router.evidence(given_to_decoder(runtime._checkpoint, seed))[0].numpy()
-    plan = RoutedPlan(router, 0.75)(lambda: evidence)
-    assert result.executed.tolist() == list(plan.executed) and np.allclose(result.gates, plan.gates, atol=1e-4)
-    assert called == np.flatnonzero(result.executed).tolist() * 7
-    assert result.budget == runtime.budget == 0.75 and result.latency_ms["router"] > 0
-    same = runtime.with_planner(FixedPlan(result.executed.tolist())).step(observation(seed))
-    assert np.array_equal(same.chunk.actions, result.chunk.actions)
-
-
-def test_inputs_get_different_layers_and_on_average_no_more_than_the_budget(made):
-    runtime = loading.load(made)
-    plans = [tuple(runtime.step(observation(seed)).executed) for seed in range(16)]  # those it was calibrated on
-    assert len(set(plans)) > 1 and np.mean(plans) <= 0.75 + 1e-9
-
-
-def test_more_budget_takes_no_layer_away_and_none_is_the_trained_one(made):
-    runtime, before = loading.load(made), np.zeros(LAYERS, dtype=bool)
-    for budget in (0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0):
-        runtime.set_budget(budget)
-        result = runtime.step(observation())
-        assert not (before & ~result.executed).any() and result.budget == runtime.budget == budget
-        before = result.executed
-    assert before.all()
-    with pytest.raises(ContractError, match=r"student@.*: budget 0.2 is not in 0.25 … 1"):
-        runtime.set_budget(0.2)
-    assert runtime.budget == 1.0
-    runtime.set_budget(None)
-    assert runtime.budget == 0.75
-
-
-def test_two_students_that_differ_in_their_router_only_have_different_names(student):
-    before = loading.load(student).checkpoint_id
-    spoil(student, place=torch.linspace(0.0, 1.0, LAYERS))
-    assert before.startswith("student@") and loading.load(student).checkpoint_id != before
-
-
-def test_a_cogact_student_is_routed_too_and_begins_anew_with_each_episode(cogact, router, tmp_path):
-    student_folder.save(tmp_path / "student", cogact, {}, router, 0.5)
-    runtime = loading.load(tmp_path / "student")
-    first = runtime.step(observation())
-    assert first.chunk.actions.shape == (16, 7) and first.executed.sum() == 2 and first.budget == 0.5
-    again = runtime.step(observation())
-    runtime.reset()
-    assert np.array_equal(runtime.step(observation()).chunk.actions, first.chunk.actions)
-    assert not np.array_equal(again.chunk.actions, first.chunk.actions)
-
-
-def test_what_a_student_promises_is_known_before_it_is_loaded(made, cogact, router, tmp_path):
-    chunked = tmp_path / "student"
-    student_folder.save(chunked, cogact, {}, router, 0.5)
-    edit_json(chunked / "deployment.json", lambda told: told | {"execute": 4})
-    for folder in (made, chunked):
-        assert loading.contract(folder) == loading.load(folder).contract
-
-
-# -- the command
-def test_a_graph_is_brought_up_around_a_student_with_its_camera_and_budget(made):
-    graph = bringup.plan({"checkpoint": str(made), "budget": "0.4"}, lambda *_: None, {}, terminal=lambda: "")
-    nodes = {node.name: node.parameters for node in graph.nodes}
-    assert nodes["camera_node"]["cameras"] == ("front",) == nodes["inference_node"]["cameras"]
-    assert nodes["inference_node"]["budget"] == 0.4 and nodes["inference_node"]["checkpoint"] == str(made)
-
-
-def test_a_student_is_judged_on_the_tabletop_at_another_budget(cogact, router, tmp_path, capsys):
-    student = tmp_path / "student"
-    student_folder.save(student, cogact, {}, router, 0.75)
-    edit_json(student / "deployment.json", lambda told: told | {"frame": [192, 192], "period_s": 0.1, "execute": 16})
-    words = ["eval", "--checkpoint", str(student), "--episodes", "1", "--task", "lift", "--workers", "1"]
-    assert cli.main([*words, "--budget", "0.5", "--json", str(tmp_path / "report.json")]) == 0
-    found = json.loads((tmp_path / "report.json").read_text())
-    assert found["budget"] == 0.5 and found["decoder_flops_share"] == 0.5 and found["layers_executed_mean"] == 2
-    assert found["dtype"] == "float32" and found["first_look_mm"] is None and len(found["outcomes"]) == 1
-    assert cli.main([*words, "--budget", "0.1"]) == 2
-    assert "budget 0.1 is not in 0.25 … 1" in capsys.readouterr().err
-
-
-def test_a_student_of_another_camera_or_rate_is_not_judged_on_the_tabletop(student, capsys):
-    assert cli.main(["eval", "--checkpoint", str(student), "--episodes", "1"]) == 2
-    said = capsys.readouterr().err
-    assert "an action each 0.2 s and cameras front of 48 × 64; the tabletop has 0.1 s and front of 192 × 192" in said

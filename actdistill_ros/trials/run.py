@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from actdistill_ros import bringup
+from actdistill_ros.launch_arguments import ARGUMENTS
 from actdistill_ros.trials import pace, report
 from actdistill_ros.trials.graph import GraphProcess
 from actdistill_ros.trials.judges import Operator, World
 from actdistill_ros.trials.protocol import TICK_S, Judge, Result, Robot, Trial, TrialsError, plan, run_trial
 from actdistill_ros.trials.video import Film, caption
 
-_LAUNCH = {argument.name: argument for argument in bringup.ARGUMENTS}
+_LAUNCH = {argument.name: argument for argument in ARGUMENTS}
 START_S = 180.0
 """How long a graph may take from start to its first task: loading weights on a busy machine takes a while."""
 FPS = round(1 / TICK_S)
