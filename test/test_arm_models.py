@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,6 +13,7 @@ import pytest
 from actdistill_ros.arm import frames
 from actdistill_ros.control import limits
 from actdistill_ros.control.arm_models import MODELS, ArmModel
+from actdistill_ros.control.collision import MOVES_AGAINST
 from actdistill_ros.control.pose import from_rotation_vector
 
 ROOT = Path(__file__).parents[1]
@@ -207,6 +209,25 @@ def test_the_published_meshes_are_inside_the_capsules(model):
         ends = [(np.array([c.start, c.end]) @ frames_of[c.link][0].T + frames_of[c.link][1]) for c in arm.body.capsules]
         apart = np.array([_to_segment(placed, *end) for end in ends]) - radii[:, None]
         assert apart.min(axis=0).max() < STICKS_OUT_M
+
+
+def test_parts_that_are_not_kept_apart_are_neighbours_or_the_joint_limits_keep_them_apart(model):
+    kept = {frozenset((name, other)) for name, others in MOVES_AGAINST.items() for other in others}
+    low, high, rng = limits.JOINT_MIN, limits.JOINT_MAX, np.random.default_rng(5)
+    q = rng.uniform(low, high, (2000, 6))
+    q = np.where(rng.random(q.shape) < 0.5, np.where(rng.random(q.shape) < 0.5, low, high), q)  # many at the ends
+    rotations, origins = model.arm.chain.many_link_frames(q)  # (T, 6, 3, 3), (T, 6, 3)
+    for one, other in combinations(model.arm.body.capsules, 2):
+        if other.link - one.link < 3 or one.link == 0 or {one.name, other.name} in kept:
+            continue
+        along = [
+            origins[:, None, c.link - 1] + np.linspace(c.start, c.end, 21) @ rotations[:, c.link - 1].swapaxes(-1, -2)
+            for c in (one, other)
+        ]  # (T, 21, 3) each
+        apart = np.linalg.norm(along[0][:, :, None] - along[1][:, None], axis=-1).min() - one.radius_m - other.radius_m
+        # Capsules of forearm and flange touch where both wrist joints are at their ends; the meshes are 9 mm apart.
+        least = -0.002 if {one.name, other.name} == {"forearm", "flange"} else 0.02
+        assert apart > least, (one.name, other.name, apart)
 
 
 def _to_segment(points: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:

@@ -24,7 +24,6 @@ from actdistill_ros.policy.vla.checkpoint import VlaCheckpoint
 from actdistill_ros.policy.vla.cogact import CogACT
 from actdistill_ros.policy.vla.deployment import Deployment
 from actdistill_ros.policy.vla.openvla import Prismatic
-from actdistill_ros.policy.vla.sources import PrismaticFile
 
 HELD_OUT_BATCH = 16
 
@@ -157,14 +156,8 @@ def deployed(folder: Path, dtype: str | None) -> tuple[Deployment, str]:
     return told, dtype
 
 
-def is_diffusion(folder: Path) -> bool:
-    """Whether the folder is CogACT's rather than OpenVLA's."""
-    made = layout.read(folder)
-    return made.prismatic is not None and bool(PrismaticFile(made.prismatic).others)
-
-
 def load(folder: Path, told: Deployment, dtype: str, device: str) -> VlaCheckpoint:
-    if is_diffusion(folder):
+    if cogact_checkpoint.is_cogact(layout.read(folder)):
         return cogact_checkpoint.load(folder, told.statistics, dtype, device, crop_area=told.crop_area)
     return checkpoint.load(folder, told.statistics, dtype, device, told.crop_area)
 
