@@ -237,8 +237,8 @@ class Operator:
         self.ask(ArmState.IDLE, reset=True)
 
     def begin(self, alive: Callable[[], None]) -> None:
-        """A task of the policy's, from a scene set anew; returns when it moves the arm under power. Tried again: on a
-        machine that is short of time a start may be refused."""
+        """A task of the policy's, from a scene set anew; returns when it moves the arm under full power. Tried
+        again: on a machine that is short of time a start may be refused."""
         for _ in range(TRIES):
             self.call("cancel_task", alive)
             self._seed += 1
@@ -246,6 +246,7 @@ class Operator:
             self.call("start_task", instruction=instruction, timeout_s=TASK_S)
             until(lambda first=first: self._moves(first) or not self.call("task_status").running, "motion or the end")
             if self._moves(first):
+                until(self.bus.stiff, "all of the power, which comes on over a while")
                 return
         pytest.fail(f"no task of {TRIES} moved the arm; the last one: {self.ending()}")
 
