@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from actdistill_ros import run_folder
+from actdistill_ros import run_folder, transport
 from actdistill_ros.arm import can
 from actdistill_ros.arm.backend import ArmError
 from actdistill_ros.arm.hardware import WITHOUT_WORLD
@@ -74,7 +74,7 @@ def share() -> Path:
     source = Path(__file__).resolve().parent.parent
     prefixes = [Path(entry) for entry in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if entry]
     for folder in [source, *(prefix / "share" / PACKAGE for prefix in prefixes)]:
-        if (folder / "config" / "fastdds_profile.xml").is_file():
+        if (folder / "config" / "arm.yaml").is_file():
             return folder
     raise BringupError(
         f"config/ of {PACKAGE} is neither in {source} nor below AMENT_PREFIX_PATH. Run make setup or colcon build."
@@ -129,12 +129,8 @@ def plan(
 
 
 def middleware(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Variables of the ROS middleware that the user did not set, for every process that this package starts."""
-    defaults = {
-        "FASTDDS_DEFAULT_PROFILES_FILE": str(share() / "config" / "fastdds_profile.xml"),
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-    }
-    return {name: text for name, text in defaults.items() if not environment.get(name)}
+    """Variables of the ROS middleware for every process that this package starts."""
+    return transport.variables(share() / "config", environment)
 
 
 def _without_world(value: Mapping[str, str], driver: NodeSpec, folder: Path) -> list[NodeSpec]:

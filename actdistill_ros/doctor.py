@@ -10,7 +10,8 @@ import platform
 import sys
 from collections.abc import Callable
 
-from actdistill_ros import run_folder
+from actdistill_ros import run_folder, transport
+from actdistill_ros.bringup import share
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,14 +60,20 @@ def overlay() -> str:
 
 
 def files() -> str:
-    from actdistill_ros.bringup import share
-
     return f"models and configuration in {share()}"
 
 
 def runtime() -> str:
     folder = run_folder.path()
     return f"domain {run_folder.domain()}, sockets below {folder.parent}"
+
+
+def between(buffer: Callable[[], int] = transport.receive_buffer) -> str:
+    """Over what the nodes of a graph speak, and whether images are held up."""
+    found = transport.variables(share() / "config", buffer=buffer)
+    profile = os.path.basename(os.environ.get(transport.PROFILE) or found.get(transport.PROFILE, "its own settings"))
+    slow = buffer() < transport.BUFFER_BYTES
+    return profile + (f"; a raw VGA frame takes 4 ms longer than it need: {transport.RAISE}" if slow else "")
 
 
 def _has(distribution: str) -> bool:
@@ -85,4 +92,5 @@ CHECKS: tuple[tuple[str, Callable[[], str]], ...] = (
     ("overlay", overlay),
     ("files", files),
     ("run folder", runtime),
+    ("transport", between),
 )

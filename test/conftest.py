@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import gc
+import os
 
 import pytest
+
+from actdistill_ros import bringup
+
+os.environ.update(bringup.middleware())
+"""Tests speak over the transport that is shipped; set before ROS starts in this process."""
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,7 @@ def test_frames_go_from_camera_node_to_a_subscriber_and_the_report_has_its_keys(
     report = json.loads(file.read_text())
     assert 0 < report["delivered_share"] <= 1 and 0 < report["p50_ms"] <= report["p95_ms"]
     assert {"device", "threads", "versions", "rmw", "default_transports", "load_average"} <= set(report)
-    assert report["profile"] == "fastdds_profile.xml"
+    assert report["profile"] == "fastdds_loopback.xml"
     assert "default transports" in capsys.readouterr().out
 
 

@@ -245,12 +245,6 @@ def test_a_namespace_reaches_every_ros_node(checkpoint):
             assert "__ns:=/left_arm" in left.ros_arguments(node, Path("p.yaml"))
 
 
-def test_variables_that_the_user_set_are_left_alone(checkpoint):
-    assert set(graph(checkpoint).environment) == {"FASTDDS_DEFAULT_PROFILES_FILE", "ROS_AUTOMATIC_DISCOVERY_RANGE"}
-    mine = {"FASTDDS_DEFAULT_PROFILES_FILE": "/mine.xml", "ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET"}
-    assert graph(checkpoint, environment=mine).environment == {}
-
-
 def test_free_text_stays_text_for_a_real_node_whatever_it_looks_like(tmp_path):
     texts = {"instruction": 'no: "1.0" # [ä] 🤖', "number": "123", "truth": "true", "empty": "", "flag": True,
              "cameras": ["front", "wrist"]}  # fmt: skip
@@ -342,7 +336,7 @@ def test_up_help_lists_every_argument_with_its_choices():
 def test_an_installed_package_finds_its_files_below_the_ament_prefix(tmp_path, monkeypatch):
     share = tmp_path / "share" / "actdistill_ros" / "config"
     share.mkdir(parents=True)
-    shutil.copy(bringup.share() / "config" / "fastdds_profile.xml", share)
+    shutil.copy(bringup.share() / "config" / "arm.yaml", share)
     monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
     monkeypatch.setattr(bringup, "__file__", str(tmp_path / "elsewhere" / "actdistill_ros" / "bringup.py"))
     assert bringup.share() == share.parent

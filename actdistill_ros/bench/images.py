@@ -19,9 +19,9 @@ import cv2
 import numpy as np
 
 from actdistill_ros import bringup
+from actdistill_ros.transport import BUFFER_BYTES, PROFILE, RAISE, RANGE, receive_buffer
 from actdistill_ros.trials.report import machine
 
-PROFILE = "FASTDDS_DEFAULT_PROFILES_FILE"
 BAR_SHARE, BAR_P95_MS = 0.99, 10.0
 
 
@@ -53,15 +53,16 @@ def run(args: argparse.Namespace) -> int:
         raise BenchError(
             f"--frames {args.frames} --fps {args.fps}: expected 1 or more frames at up to 1000 per second."
         )
-    profile = bringup.share() / "config" / "fastdds_profile.xml"
+    ours = bringup.middleware({})
     with tempfile.TemporaryDirectory(prefix="actdistill-bench-") as folder:
         video = _write_video(Path(folder) / "noise.avi", width, height)
-        shipped, rmw = measure(video, args.frames, args.fps, profile)
-        default, _ = measure(video, args.frames, args.fps, None)
+        shipped, rmw = measure(video, args.frames, args.fps, ours)
+        default, _ = measure(video, args.frames, args.fps, {})
     report = {
         **asdict(shipped),
-        "profile": profile.name,
+        "profile": Path(ours[PROFILE]).name,
         "default_transports": asdict(default),
+        "receive_buffer_bytes": receive_buffer(),
         "frames": args.frames,
         "fps": args.fps,
         "width": width,
@@ -77,16 +78,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def measure(video: Path, frames: int, fps: float, profile: Path | None) -> tuple[Delivery, str]:
-    """One run of camera_node and a subscriber in processes of their own; profile None: the middleware's defaults."""
-    environment = {
-        **os.environ,
-        "ROS_DOMAIN_ID": str(random.randint(100, 200)),
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-    }
-    environment.pop(PROFILE, None)
-    if profile:
-        environment[PROFILE] = str(profile)
+def measure(video: Path, frames: int, fps: float, transport: dict[str, str]) -> tuple[Delivery, str]:
+    """One run of camera_node and a subscriber in processes of their own; transport: variables of the middleware, empty
+    for its defaults on one machine."""
+    own = {"ROS_DOMAIN_ID": str(random.randint(100, 200)), RANGE: "LOCALHOST", **transport}
+    shipped = bringup.middleware({})
+    environment = {name: text for name, text in os.environ.items() if name not in shipped} | own
     listen = [sys.executable, "-m", "actdistill_ros.nodes.image_listener", "--frames", str(frames), "--fps", str(fps)]
     with _camera_node(video, fps, environment):
         try:
@@ -154,14 +151,16 @@ def _print(report: dict, shipped: Delivery, default: Delivery) -> None:
         f"{report['frames']} raw frames of {report['width']} × {report['height']} at {report['fps']:g} Hz, "
         f"{report['rmw']}"
     )
-    print(f"{'':28}{'delivered':>10}{'p50 ms':>9}{'p95 ms':>9}{'max ms':>9}")
+    print(f"{'':40}{'delivered':>10}{'p50 ms':>9}{'p95 ms':>9}{'max ms':>9}")
     for name, delivery in ((report["profile"], shipped), ("default transports", default)):
         ages = "".join(
             f"{'-' if v is None else f'{v:.1f}':>9}" for v in (delivery.p50_ms, delivery.p95_ms, delivery.max_ms)
         )
-        print(f"{name:28}{delivery.delivered_share:>10.1%}{ages}")
+        print(f"{name:40}{delivery.delivered_share:>10.1%}{ages}")
     met = shipped.delivered_share >= BAR_SHARE and (shipped.p95_ms or np.inf) < BAR_P95_MS
     print(f"bar: at least {BAR_SHARE:.0%} delivered, p95 below {BAR_P95_MS:g} ms: {'met' if met else 'MISSED'}")
+    if report["receive_buffer_bytes"] < BUFFER_BYTES:
+        print(f"frames are sent slowly, since sockets hold {report['receive_buffer_bytes']} bytes: {RAISE}")
     if report["load_average"] > report["threads"]:
         print(
             f"the machine is busy (load {report['load_average']:g} on {report['threads']} threads): "
