@@ -125,7 +125,8 @@ def test_where_sockets_hold_little_frames_are_sent_more_slowly():
 
 
 def test_doctor_says_how_to_mend_slow_frames_where_they_are_slow(monkeypatch):
-    monkeypatch.delenv(PROFILE)
+    for name in variables(CONFIG, {}):
+        monkeypatch.delenv(name)
     assert RAISE in doctor.between(lambda: STOCK) and SMALL.name in doctor.between(lambda: STOCK)
     assert RAISE not in doctor.between(lambda: LARGE)
 
