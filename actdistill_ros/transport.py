@@ -13,7 +13,7 @@ _REMOTE = ("ROS_STATIC_PEERS", "ROS_DISCOVERY_SERVER")
 
 
 BUFFER_BYTES = 2 * 2**20
-"""The largest receive buffer (net.core.rmem_max) must hold a raw VGA frame of two cameras, or frames are sent slowly."""
+"""net.core.rmem_max that holds a raw VGA frame of two cameras; below, frames are sent slowly."""
 
 
 RAISE = "sudo sysctl -w net.core.rmem_max=4194304"
@@ -42,7 +42,7 @@ def variables(
     paced = {"RMW_FASTRTPS_USE_QOS_FROM_XML": "1"}
     if asked != "LOCALHOST" or any(environment.get(name) for name in _REMOTE):
         return {PROFILE: str(config / "fastdds_network.xml"), **paced}
-    # The range LOCALHOST, by either name, makes the middleware add shared memory of its own to the profile's transports.
+    # The range LOCALHOST, by either name, makes the middleware add shared memory of its own to the profile's transport.
     small = "" if buffer() >= BUFFER_BYTES else "_small_buffers"
     alone = {"ROS_LOCALHOST_ONLY": "0"} if environment.get("ROS_LOCALHOST_ONLY") == "1" else {}
     return {PROFILE: str(config / f"fastdds_loopback{small}.xml"), **paced, RANGE: "SUBNET", **alone}

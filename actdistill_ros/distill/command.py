@@ -18,7 +18,7 @@ from actdistill_ros.distill.loop import DistillError, fit
 from actdistill_ros.distill.losses import StreamWeights
 from actdistill_ros.distill.ownership import owned
 from actdistill_ros.distill.probing import Probed, Probing, ProbingSettings
-from actdistill_ros.distill.processes import Processes
+from actdistill_ros.distill.processes import Processes, leave
 from actdistill_ros.distill.student import Student, StudentSettings, held_out_curve
 from actdistill_ros.distill.teacher import DTYPES, Teacher
 from actdistill_ros.policy import checkpoint
@@ -119,6 +119,12 @@ class Plan:
 
 
 def run(args: argparse.Namespace) -> int:
+    code = _run(args)
+    leave()
+    return code
+
+
+def _run(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)  # averages of rarely used weights decay into denormals, which cost a hundredfold
     if layout.is_vla(args.teacher):

@@ -108,6 +108,12 @@ class Processes:
             print(text, flush=True)
 
 
+def leave() -> None:
+    """Part from the other processes at the end of a run. One that ends while their threads still talk to it aborts."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 class _Whole(torch.autograd.Function):
     """Every process computes the same losses of the whole, so the gradient of its own part is already complete: adding
     up the others' gradients of it would count each loss once per process."""
