@@ -34,12 +34,14 @@ def variables(
 
     Nodes of one machine speak over the loopback interface and are seen by nobody else. A user who asks for the network
     (a discovery range beyond LOCALHOST, static peers, a discovery server) gets it; who brings a profile or another
-    middleware keeps it.
+    middleware, or switches discovery off, keeps that.
     """
     asked = environment.get(RANGE) or "LOCALHOST"
     if environment.get(PROFILE) or (environment.get("RMW_IMPLEMENTATION") or _FAST_DDS[0]) not in _FAST_DDS:
         return {} if environment.get(RANGE) else {RANGE: "LOCALHOST"}
     paced = {"RMW_FASTRTPS_USE_QOS_FROM_XML": "1"}
+    if asked == "OFF":
+        return {}
     if asked != "LOCALHOST" or any(environment.get(name) for name in _REMOTE):
         return {PROFILE: str(config / "fastdds_network.xml"), **paced}
     # The range LOCALHOST, by either name, makes the middleware add shared memory of its own to the profile's transport.

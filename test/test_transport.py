@@ -114,10 +114,11 @@ def test_a_user_who_asks_for_the_network_gets_it_over_the_same_transport(user):
     assert found[PROFILE] == str(NETWORK) and RANGE not in found
 
 
-def test_a_profile_or_a_middleware_of_the_users_own_is_kept_and_stays_on_this_machine():
+def test_what_the_user_has_set_up_is_kept_and_stays_on_this_machine():
     for user in ({PROFILE: "/mine.xml"}, {"RMW_IMPLEMENTATION": "rmw_cyclonedds_cpp"}):
         assert variables(CONFIG, user) == {RANGE: "LOCALHOST"}
         assert variables(CONFIG, {**user, RANGE: "SUBNET"}) == {}
+    assert variables(CONFIG, {RANGE: "OFF"}) == {}
 
 
 def test_where_sockets_hold_little_frames_are_sent_more_slowly():
