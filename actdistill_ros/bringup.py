@@ -15,6 +15,7 @@ from actdistill_ros.arm.backend import ArmError
 from actdistill_ros.arm.hardware import WITHOUT_WORLD
 from actdistill_ros.contract import contract
 from actdistill_ros.contract.contract import Contract
+from actdistill_ros.control import settings
 from actdistill_ros.control.arm_models import MODELS
 from actdistill_ros.launch_arguments import BringupError, complete
 from actdistill_ros.sim import meshes
@@ -123,7 +124,8 @@ def plan(
         nodes = _without_world(value, driver, folder)
         notes = (*notes, f"no simulated world has an {model}: no cameras, no policy; teleop and trajectories move it")
     else:
-        nodes = _with_policy(value, driver, folder, base)
+        nodes, slow = _with_policy(value, driver, folder, base)
+        notes = (*notes, *slow)
     return Graph((*nodes, *teleop, *picture), namespace, value["log_level"], folder, middleware(environment),
                  (*notes, *teleop_notes))  # fmt: skip
 
@@ -142,14 +144,17 @@ def _without_world(value: Mapping[str, str], driver: NodeSpec, folder: Path) -> 
     return [_emulated_bus(folder, value["model"]), driver]
 
 
-def _with_policy(value: Mapping[str, str], driver: NodeSpec, folder: Path, base: Path) -> list[NodeSpec]:
-    """World and emulated bus where there are any, then the driver, then what sees and thinks."""
+def _with_policy(
+    value: Mapping[str, str], driver: NodeSpec, folder: Path, base: Path
+) -> tuple[list[NodeSpec], tuple[str, ...]]:
+    """World and emulated bus where there are any, then the driver, then what sees and thinks; and what to know of the
+    policy."""
     real, autostart = value["hardware"] == "real", value["autostart"] == "true"
     checkpoint, promise = _checkpoint(value["checkpoint"], base)
     cameras = _cameras(value["cameras"], promise, checkpoint, () if real else SIM_CAMERAS)
     devices, record = _devices(value["devices"], cameras, real), _record(value["record"])
     sim = [_sim_world(value, cameras, folder)] + ([_emulated_bus(folder)] if value["hardware"] == "sdk_sim" else [])
-    return [
+    nodes = [
         *([] if real else sim),
         driver,
         NodeSpec("camera_node", "camera_node",
@@ -157,10 +162,11 @@ def _with_policy(value: Mapping[str, str], driver: NodeSpec, folder: Path, base:
                   "autostart": autostart, **devices}),
         NodeSpec("inference_node", "inference_node",
                  {"checkpoint": str(checkpoint), "instruction": value["instruction"], "cameras": cameras,
-                  "budget": _budget(value["budget"]), "autostart": autostart}),
+                  "budget": _budget(value["budget"]), "device": value["device"], "autostart": autostart}),
         NodeSpec("monitor_node", "monitor_node",
                  {"camera": cameras[0], "autostart": autostart, **({"record": record} if record else {})}),
     ]  # fmt: skip
+    return nodes, _too_slow(checkpoint, value["device"])
 
 
 def _budget(text: str) -> float:
@@ -193,12 +199,29 @@ def _checkpoint(text: str, base: Path) -> tuple[Path, Contract]:
 
 
 def _promise(folder: Path) -> Contract:
-    if (folder / contract.FILE).is_file():
+    if _is_own(folder):
         return contract.load(folder)
     # Imported late: it brings torch, and only a published model's folder has to be read that closely.
     from actdistill_ros.policy import loading
 
     return loading.contract(folder)
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether the folder is a policy of this package's own, rather than a published model's."""
+    return (folder / contract.FILE).is_file()
+
+
+def _too_slow(checkpoint: Path, device: str) -> tuple[str, ...]:
+    """What to know of a published model on the CPU; one of this package's own is made for it."""
+    if device != "cpu" or _is_own(checkpoint):
+        return ()
+    age_s = settings.load().max_chunk_age_s
+    return (
+        f"{checkpoint.name} is a published model and runs on the CPU, where a step of a 7 B model takes about ten "
+        f"seconds: the driver takes no chunk whose observation is older than {age_s:g} s (max_chunk_age_s in "
+        "config/arm.yaml), so the arm would not move. With a GPU, pass device:=cuda",
+    )
 
 
 def _refuse_without_can(name: str, bus: Callable[[str], can.CanBus]) -> None:

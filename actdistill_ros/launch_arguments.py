@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from actdistill_ros.control.arm_models import MODELS
+from actdistill_ros.policy import device
 
 TELEOP = ("none", "keyboard", "joy", "spacemouse", "serial")
 
@@ -34,6 +35,7 @@ ARGUMENTS = (
     Argument("devices", "video devices of the real cameras, in the cameras' order, comma separated", ""),
     Argument("checkpoint", "folder of the policy, relative to here or to the package", "models/tabletop-teacher"),
     Argument("budget", "share of its decoder that the policy may run, 0.25 to 1; 0: what it was made for", "0"),
+    Argument("device", f"where the policy computes: {device.FORMS}", "cpu"),
     Argument("instruction", "what the arm should do, in words; empty: wait for execute_task", ""),
     Argument("namespace", "ROS namespace of every node, for example left_arm; empty: none", ""),
     Argument("cameras", "names of the cameras, comma separated; empty: those of the checkpoint", ""),
@@ -69,6 +71,8 @@ def complete(values: Mapping[str, str]) -> dict[str, str]:
     for name, argument in known.items():
         if argument.choices and value[name] not in argument.choices:
             raise BringupError(f"{name}:={value[name]} is not one of {', '.join(argument.choices)}.")
+    if not device.is_named(value["device"]):
+        raise BringupError(f"device:={value['device']} is no device; expected {device.FORMS}.")
     if not re.fullmatch(r"\d{1,9}", value["seed"]):
         raise BringupError(f"seed:={value['seed']} is not a whole number from 0 to 999999999.")
     return value

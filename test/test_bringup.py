@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import rclpy
+from vla_parts import deployed, hf_folder  # noqa: F401
 
 from actdistill_ros import bringup, run_folder
 from actdistill_ros.arm import can
 from actdistill_ros.bringup import plan
 from actdistill_ros.contract.contract import ActionSpace, CameraSpec, Contract, ContractError, Statistics
 from actdistill_ros.launch_arguments import ARGUMENTS, BringupError, mistyped
+from actdistill_ros.nodes.inference_settings import SETTINGS
 from actdistill_ros.run_folder import RunFolder, RunFolderError
 from actdistill_ros.up import log_folder, values
 
@@ -91,6 +93,9 @@ def test_cameras_are_those_of_the_checkpoint_unless_given(checkpoint):
         ({"record": "/no/such/folder/a.mp4"}, "not a new .mp4 file"),
         ({"log_level": "loud"}, "not one of debug, info"),
         ({"seed": "-1"}, "not a whole number"),
+        ({"device": "gpu"}, "device:=gpu is no device; expected cpu, cuda, or cuda:N"),
+        ({"device": "cuda:one"}, "device:=cuda:one is no device"),
+        ({"device": ""}, "device:= is no device"),
         ({"teleop": "mind"}, "teleop:=mind is not one of none, keyboard, joy, spacemouse, serial"),
         ({"teleop": "keyboard"}, "needs a terminal, and this was started in none. Run actdistill teleop keyboard"),
         ({"teleop": "spacemouse"}, "teleop:=spacemouse: no SpaceMouse in"),
@@ -113,6 +118,30 @@ def test_the_policy_gets_its_budget_as_a_number(checkpoint):
     assert budget == 0.35 and isinstance(
         by_name(graph(checkpoint, budget="1"))["inference_node"].parameters["budget"], float
     )
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:1"])
+def test_the_policy_gets_its_device_which_the_node_finds_or_refuses(checkpoint, device):
+    assert by_name(graph(checkpoint, device=device))["inference_node"].parameters["device"] == device
+
+
+def test_the_device_is_the_nodes_own_unless_given(checkpoint):
+    (setting,) = [setting for setting in SETTINGS if setting.name == "device"]
+    assert by_name(graph(checkpoint))["inference_node"].parameters["device"] == setting.default
+
+
+def test_a_published_model_on_the_cpu_comes_with_a_note_that_names_the_gpu(hf_folder, tmp_path, checkpoint):  # noqa: F811
+    published = deployed(hf_folder, tmp_path / "openvla-7b")
+    (note,) = [note for note in graph(published).notes if "published model" in note]
+    assert "older than 1 s (max_chunk_age_s" in note and "pass device:=cuda" in note
+    assert not any("published model" in note for note in graph(published, device="cuda").notes)
+    assert not any("published model" in note for note in graph(checkpoint).notes)
+
+
+def test_a_graph_of_this_packages_own_policy_is_planned_without_torch(checkpoint):
+    plan = f"bringup.plan({{'checkpoint': {str(checkpoint)!r}, 'device': 'cuda:1'}}, lambda *_: None, {{}})"
+    code = f"import sys; from actdistill_ros import bringup; {plan}; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 @pytest.mark.parametrize("text", ["half", "1.2", "-0.3", "nan", ""])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import numpy as np
 import pytest
 from action_msgs.msg import GoalStatus
 from policy_parts import FRAME, PlayedArm, tiny_checkpoint
+from rcl_interfaces.msg import Log
 from rclpy.action import ActionClient
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -16,6 +18,7 @@ from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
 from actdistill_ros.action import ExecuteTask
+from actdistill_ros.contract.contract import ContractError
 from actdistill_ros.control.task import Task
 from actdistill_ros.msg import ActionChunk, ArmState, Routing
 from actdistill_ros.nodes import qos
@@ -23,6 +26,7 @@ from actdistill_ros.nodes.image_messages import image_message
 from actdistill_ros.nodes.inference_node import InferenceNode
 from actdistill_ros.nodes.lifecycle import autostart
 from actdistill_ros.nodes.stamps import to_seconds
+from actdistill_ros.policy import device
 from actdistill_ros.policy.config import RouterConfig
 from actdistill_ros.srv import StartTask, TaskStatus
 
@@ -286,6 +290,27 @@ def test_an_inactive_node_refuses_tasks_and_deactivation_ends_one(graph):
 def test_a_checkpoint_that_does_not_fit_is_refused_at_configure(ros, checkpoint, change):  # noqa: F811
     node = ros.make(InferenceNode, **{"checkpoint": checkpoint, **change})
     assert not autostart(node)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("cuda:99", "(finds no GPU here|this machine has cuda:0)"), ("gpu", "is none; expected cpu")]
+)
+def test_a_device_that_is_not_here_is_refused_at_configure_with_what_is(ros, checkpoint, name, says):  # noqa: F811
+    peer = ros.peer()
+    heard = ros.hear(peer, Log, "/rosout", 100)
+    node = ros.spin(ros.make(InferenceNode, checkpoint=checkpoint, device=name))
+    assert not autostart(node)
+    reason = re.compile(f"^device '?{name}'?.*{says}")
+    ros.until(lambda: any(reason.search(line.msg) for line in heard), "the reason in the log")
+
+
+def test_of_several_gpus_only_those_that_are_there_are_taken():
+    for name in ("cpu", "cuda", "cuda:0", "cuda:1"):
+        device.check(name, gpus=lambda: 2)
+    with pytest.raises(ContractError, match="device cuda:2: this machine has cuda:0, cuda:1. Take one of these"):
+        device.check("cuda:2", gpus=lambda: 2)
+    with pytest.raises(ContractError, match="finds no GPU here. Install torch for CUDA"):
+        device.check("cuda", gpus=lambda: 0)
 
 
 def test_the_budget_can_change_while_a_task_runs_and_the_layers_that_run_follow(ros, tmp_path):  # noqa: F811

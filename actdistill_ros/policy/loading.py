@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Protocol
 
 from actdistill_ros.contract import contract as contracts
-from actdistill_ros.contract.contract import Contract
+from actdistill_ros.contract.contract import Contract, ContractError
 from actdistill_ros.contract.observation import Observation
 from actdistill_ros.policy import checkpoint
+from actdistill_ros.policy import device as devices
 from actdistill_ros.policy.runtime import PolicyRuntime, StepResult
 from actdistill_ros.policy.vla import checkpoint as published
 from actdistill_ros.policy.vla import deployment, layout
@@ -36,8 +37,18 @@ class Runtime(Protocol):
 
 
 def load(folder: Path, device: str = "cpu") -> Runtime:
-    """Raises ContractError if the folder is not a whole, fitting checkpoint."""
+    """Raises ContractError if there is no such device here, or the folder is not a whole, fitting checkpoint."""
+    devices.check(device)
     return deployment.load(folder, device) if layout.is_vla(folder) else PolicyRuntime.load(folder, device)
+
+
+def require_own(folder: Path, option: str, instead: str) -> None:
+    """For commands that run this package's own policies alone. option: that named the folder; instead: what does.
+
+    Raises ContractError if the folder is a published VLA's.
+    """
+    if layout.is_vla(folder):
+        raise ContractError(f"{option} {folder} is a published model, expected a policy of this package; {instead}.")
 
 
 def contract(folder: Path) -> Contract:
