@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
 import subprocess
 import sys
 import time
@@ -23,6 +25,7 @@ from actdistill_ros.distill.loop import DistillError, fit
 from actdistill_ros.distill.probing import Probing, ProbingSettings
 from actdistill_ros.distill.student import Student, StudentSettings, draw_budgets, straight_through
 from actdistill_ros.distill.teacher import Teacher
+from actdistill_ros.distill.vla.command import UNSUPPORTED
 from actdistill_ros.policy import checkpoint
 from actdistill_ros.policy.decoder import RoutedDecoder
 from actdistill_ros.policy.runtime import PolicyRuntime
@@ -68,6 +71,21 @@ def distilled(words, tmp_path_factory):
     out = tmp_path_factory.mktemp("students") / "whole"
     assert command.run(parse(*words, "--out", out, "--controls", "static", "random", "no-graph")) == 0
     return out
+
+
+# -- the command
+def test_the_help_says_what_every_option_is_and_gives_an_example_of_either_teacher_that_is_taken():
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    unsaid = [a.dest for a in parser._actions if not a.help]
+    assert unsaid == []
+    said = {action.dest: action.help for action in parser._actions}
+    assert all("ot for published VLAs" in " ".join(said[name].split()) for name in UNSUPPORTED)
+    assert "`actdistill dataset import`" in said["data"]
+    examples = re.findall(r"^ +actdistill distill (.*)$", parser.format_help(), re.MULTILINE)
+    assert [str(parser.parse_args(words.split()).teacher) for words in examples] == [
+        "models/tabletop-teacher", "openvla-7b",
+    ]  # fmt: skip
 
 
 # -- gates

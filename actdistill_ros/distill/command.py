@@ -30,7 +30,16 @@ VLA_BATCH, VLA_RANK, VLA_FULL_RATE = 16, 32, 2e-5  # OpenVLA's own fine-tuning: 
 CURVE_BUDGETS = [0.25, 0.3, 0.35, 0.4, 0.47, 0.5, 0.6, 0.75, 1.0]
 
 
+EXAMPLES = """examples:
+  a teacher of this package (`actdistill collect` made the data, `actdistill train` the teacher):
+    actdistill distill --teacher models/tabletop-teacher --data datasets/expert --budget 0.47 --out models/my-student
+  a folder of OpenVLA with its deployment.json (--dry-run first: what it would cost):
+    actdistill distill --teacher openvla-7b --data datasets/mine --budget 0.47 --out models/my-student --checkpointing
+"""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, EXAMPLES
     plan, probing = StudentSettings(), ProbingSettings()
     parser.add_argument(
         "--teacher",
@@ -39,14 +48,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="checkpoint of `actdistill train`; or a folder of OpenVLA or CogACT with its deployment.json "
         "(docs/vla.md)",
     )
-    parser.add_argument("--data", type=Path, nargs="+", required=True, help="data sets of `actdistill collect`")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="data sets of `actdistill collect` or `actdistill dataset import`; what others recorded is imported first",
+    )
     parser.add_argument(
         "--budget", type=float, default=plan.budget, help="share of decoder compute (default: %(default)s)"
     )
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder of the student")
     parser.add_argument("--work", type=Path, help="where an unfinished run lives (default: OUT with .training)")
-    parser.add_argument("--steps", type=int, default=plan.steps)
-    parser.add_argument("--probe-steps", type=int, default=probing.steps)
+    parser.add_argument(
+        "--steps", type=int, default=plan.steps, help="that the student is trained for (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--probe-steps",
+        type=int,
+        default=probing.steps,
+        help="before that, of the heads that tell what each layer knows of the action (default: %(default)s)",
+    )
     parser.add_argument("--batch", type=int, help=f"(default: {plan.batch}; of a published VLA: {VLA_BATCH})")
     parser.add_argument(
         "--learning-rate",
@@ -65,7 +87,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=plan.recent,
         metavar="N",
-        help="tell the router the N actions commanded last; 0 (default): it sees one observation only",
+        help="tell the router the N actions commanded last; 0 (default): it sees one observation only. "
+        "Not for published VLAs",
     )
     parser.add_argument("--no-graph", action="store_true", help="heads read the mean over tokens instead of the graph")
     parser.add_argument(
@@ -82,19 +105,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split",
         action="store_true",
-        help="each of several processes keeps only its part of the decoders' layers, their gradients and moments",
+        help="each of several processes keeps only its part of the decoders' layers, their gradients and moments; "
+        "not for published VLAs",
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--save-every", type=int, default=100)
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of new weights and of the order of samples (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="of each process on the CPU (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--save-every",
+        type=int,
+        default=100,
+        metavar="STEPS",
+        help="steps between two saves, from which a run that was killed goes on (default: %(default)s)",
+    )
     parser.add_argument(
         "--controls",
         nargs="*",
         choices=controls.NAMES,
-        help=f"train and judge these rivals at the same mean depth; all without a name: {', '.join(controls.NAMES)}",
+        help=f"train and judge these rivals at the same mean depth; all without a name: {', '.join(controls.NAMES)}. "
+        "Not for published VLAs",
     )
     parser.add_argument(
-        "--control-budgets", type=float, nargs="*", default=[], help="budgets to train and judge the controls at too"
+        "--control-budgets",
+        type=float,
+        nargs="*",
+        default=[],
+        help="budgets to train and judge the controls at too; not for published VLAs",
     )
     parser.add_argument(
         "--eval-episodes", type=int, help="episodes to judge by; 0: none (default: 100; of a published VLA: 0)"
