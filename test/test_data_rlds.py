@@ -1,6 +1,8 @@
 """RLDS data sets: what tensorflow-datasets wrote comes back, without TensorFlow, and whatever is wrong is named."""
 
+import argparse
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +12,10 @@ import numpy as np
 import pytest
 from foreign_parts import CAMERAS, LENGTHS, episode
 
+from actdistill_ros.data import importing
 from actdistill_ros.data.episode import DataError
+from actdistill_ros.data.index import read_info
+from actdistill_ros.data.reader import Dataset
 from actdistill_ros.data.rlds import RldsSource
 
 SAMPLE = Path(__file__).parent / "data/rlds"
@@ -64,6 +69,28 @@ def test_columns_say_their_kind_and_shape():
     assert fields["observation/top"].kind == "image" and fields["observation/top"].shape == (48, 64, 3)
     assert fields["action"].kind == "number" and fields["action"].shape == (7,)
     assert fields["language_instruction"].kind == "text" and fields["episode_metadata/file_path"].kind == "text"
+
+
+@pytest.mark.parametrize("given", ["name/1.0.0", "name"])
+@pytest.mark.parametrize("left", ["features.json", "dataset_info.json", "*.tfrecord*"])
+def test_an_rlds_folder_where_one_of_ours_is_expected_is_recognised_and_the_import_named(tmp_path, given, left):
+    folder = tmp_path / "name/1.0.0"
+    folder.mkdir(parents=True)
+    for path in SAMPLE.glob(left):
+        shutil.copy(path, folder)
+    with pytest.raises(DataError, match="is no data set of this package but an RLDS one, as ") as refusal:
+        Dataset.open(tmp_path / given)
+    assert f"`actdistill dataset import --from {folder} --format rlds --mapping FILE.yaml --out" in str(refusal.value)
+
+
+def test_the_command_that_a_refused_rlds_folder_names_is_one_that_import_takes():
+    with pytest.raises(DataError) as refusal:
+        read_info(SAMPLE)
+    words = re.search("`actdistill dataset import (.*?)`", str(refusal.value)).group(1).split()
+    parser = argparse.ArgumentParser()
+    importing.add_arguments(parser)
+    args = parser.parse_args(words)
+    assert (args.source, args.format) == (SAMPLE, "rlds")
 
 
 def test_only_the_wanted_episodes_are_read():

@@ -53,6 +53,12 @@ def read_info(folder: Path) -> dict:
     try:
         info = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
+        if found := _rlds(folder):
+            raise DataError(
+                f"{folder} is no data set of this package but an RLDS one, as {found.relative_to(folder)} shows; make "
+                f"one of it with `actdistill dataset import --from {found.parent} --format rlds --mapping FILE.yaml "
+                "--out FOLDER` (docs/datasets.md says what the mapping is)."
+            ) from None
         raise DataError(
             f"{folder} is no data set: {layout.INFO} is missing. Give the folder that holds meta/, data/ and videos/."
         ) from None
@@ -64,6 +70,16 @@ def read_info(folder: Path) -> dict:
             "make one of it with `actdistill dataset import --format lerobot`."
         )
     return info
+
+
+def _rlds(folder: Path) -> Path | None:
+    """A file that only an RLDS data set has, in the folder or in one of its versions (`NAME/1.0.0`), newest first."""
+    versions = sorted((path for path in folder.glob("*.*.*") if path.is_dir()), reverse=True)
+    for place in (folder, *versions):
+        for pattern in ("features.json", "dataset_info.json", "*.tfrecord*"):
+            if found := min(place.glob(pattern), default=None):
+                return found
+    return None
 
 
 def read_table(path: Path, what: str) -> pa.Table:
