@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from vla_parts import hf_folder  # noqa: F401
 
 from actdistill_ros.bench import depth, engines, shapes
 from actdistill_ros.contract.contract import ContractError
@@ -68,6 +69,13 @@ def test_published_shapes_are_openvlas_and_cogacts():
         parts = (model.vlm.decoder, model.vlm.embed, model.lm_head)
         assert sum(p.numel() for part in parts for p in part.parameters()) == decoder
     assert (shapes.SHAPES["openvla-7b"].words, shapes.SHAPES["cogact-base"].head) == (7, "DiT-B")
+
+
+@pytest.mark.parametrize("engine", ["best", "all"])
+def test_a_published_model_is_not_timed_as_a_checkpoint_and_the_shape_that_is_gets_named(hf_folder, engine):  # noqa: F811
+    with pytest.raises(ContractError, match="is a published model.*--shape openvla-7b or --shape cogact-base"):
+        depth.run(parse("--checkpoint", hf_folder, "--engine", engine, "--threads", torch.get_num_threads()))
+    assert {"openvla-7b", "cogact-base"} <= set(shapes.SHAPES)
 
 
 def test_a_plan_has_first_and_last_layer_and_as_many_as_were_asked_for():

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections import Counter
 
 import numpy as np
 import pytest
 from arm_parts import SETTINGS
+from policy_parts import tiny_checkpoint
 
 from actdistill_ros.bench import driver, ticks
 from actdistill_ros.bench.fuzz import Findings, Fuzz
+from actdistill_ros.contract.contract import ContractError
 from actdistill_ros.control.driver import Driver
 
 NOISE = np.random.default_rng(0)
@@ -77,10 +80,32 @@ def test_the_report_has_the_keys_that_others_read():
     assert written["faults"]["rows"][0]["named_ms"] is None
 
 
-def test_arguments_that_make_no_sense_are_refused():
-    import argparse
-
+def parsed(*words: object) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     driver.add_arguments(parser)
+    return parser.parse_args([str(word) for word in words])
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda folder: (folder / "contract.json").unlink(), "contract.json"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "has no model.safetensors"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"cut"), "copy the checkpoint again"),
+        (lambda folder: (folder / "config.json").write_text('{"vision_backbone_id": "x"}'), "is a published model"),
+    ],
+)
+def test_a_checkpoint_that_cannot_compute_is_refused_before_the_fuzz(tmp_path, capfd, damage, says):
+    damage(folder := tiny_checkpoint(tmp_path / "policy"))
+    with pytest.raises(ContractError, match=says):
+        driver.run(parsed("--checkpoint", folder, "--no-bus"))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_checkpoint_that_computes_is_no_fault(tmp_path):
+    ticks.check(tiny_checkpoint(tmp_path / "policy"))
+
+
+def test_arguments_that_make_no_sense_are_refused():
     with pytest.raises(driver.BenchError, match="expected at least"):
-        driver.run(parser.parse_args(["--commands", "1"]))
+        driver.run(parsed("--commands", 1))

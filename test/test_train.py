@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 from distill_parts import random_data
+from policy_parts import tiny_checkpoint
 from safetensors.torch import load_file
+from vla_parts import hf_folder  # noqa: F401
 
 from actdistill_ros.contract.contract import ContractError
 from actdistill_ros.contract.seeds import EVALUATION_SEED
@@ -81,8 +83,20 @@ def test_evaluation_seeds_are_never_recorded(tmp_path, capsys):
 
 
 def test_a_policy_that_is_no_checkpoint_is_refused_before_anything_is_recorded(tmp_path):
-    with pytest.raises(ContractError, match="has no contract.json"):
+    with pytest.raises(ContractError, match="has no config.json; expected a checkpoint folder"):
         collect.run(parse(collect, "--out", tmp_path / "x", "--episodes", 1, "--policy", tmp_path))
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_policy_that_cannot_act_is_refused_before_anything_is_recorded(hf_folder, tmp_path):  # noqa: F811
+    def collected_by(policy):
+        collect.run(parse(collect, "--out", tmp_path / "x", "--episodes", 1, "--policy", policy))
+
+    with pytest.raises(ContractError, match="--policy .* is a published model, expected a policy of this package"):
+        collected_by(hf_folder)
+    (unfinished := tiny_checkpoint(tmp_path / "unfinished")).joinpath("model.safetensors").unlink()
+    with pytest.raises(ContractError, match="has no model.safetensors"):
+        collected_by(unfinished)
     assert not (tmp_path / "x").exists()
 
 

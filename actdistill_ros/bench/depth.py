@@ -14,7 +14,7 @@ import torch
 
 from actdistill_ros.bench import shapes
 from actdistill_ros.contract.contract import ContractError
-from actdistill_ros.policy import captured
+from actdistill_ros.policy import captured, loading
 from actdistill_ros.trials.report import machine
 
 if TYPE_CHECKING:
@@ -55,6 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
+    if args.checkpoint:
+        loading.require_own(
+            args.checkpoint,
+            "--checkpoint",
+            "time its decoder with random weights, as --shape openvla-7b or --shape cogact-base",
+        )
     if args.engine == "all":
         return _all_engines(args)
     found = _of_student(args) if args.checkpoint else _of_shape(args)

@@ -57,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
             f"--commands {args.commands} --seconds {args.seconds} --rate {args.rate} --seed {args.seed}: expected at "
             f"least {PARTS} commands, 1 s, {limits.state_hz:g} … 1000 Hz, a seed from 0 on"
         )
+    if args.checkpoint:
+        ticks.check(args.checkpoint)  # the fuzz before it takes minutes
     found = fuzz(limits, args.commands, args.seed)
     punctual = ticks.measure(limits, args.rate, args.seconds, args.checkpoint)
     ordinary = punctual

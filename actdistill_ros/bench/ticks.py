@@ -15,7 +15,9 @@ import numpy as np
 
 from actdistill_ros import priority
 from actdistill_ros.arm.backend import JointCommand, JointFeedback
+from actdistill_ros.bench import policy_load
 from actdistill_ros.contract.chunk import Chunk
+from actdistill_ros.contract.contract import ContractError
 from actdistill_ros.control.loop import DriverLoop
 from actdistill_ros.control.modes import Mode
 from actdistill_ros.control.settings import DriverSettings
@@ -75,7 +77,7 @@ def measure(
     settings: DriverSettings, rate_hz: float, seconds: float, checkpoint: Path | None, ordinary: bool = False
 ) -> Punctuality:
     """Runs for `seconds` of real time; checkpoint: policy that steps without pause meanwhile; ordinary: without
-    real-time priority, whatever this machine allows. Raises RuntimeError."""
+    real-time priority, whatever this machine allows. Raises ContractError as `check` does."""
     priority.steady()  # as the driver's process does
     arm = EchoArm(settings.arm.home_rad, ordinary)
     loop = DriverLoop(replace(settings, rate_hz=rate_hz), arm)
@@ -106,6 +108,13 @@ def summarise(cycles_s: np.ndarray, period_s: float, beside_policy: bool, real_t
     return Punctuality(len(cycles_s), round(p50, 3), round(p99, 3), worst_ms, missed, beside_policy, real_time)
 
 
+def check(checkpoint: Path) -> None:
+    """Raises ContractError if no policy in this folder can be stepped. In a process of its own: this one stays as
+    small as the driver's is."""
+    with _policy(checkpoint):
+        pass
+
+
 @contextmanager
 def _policy(checkpoint: Path | None) -> Iterator[None]:
     if checkpoint is None:
@@ -114,8 +123,11 @@ def _policy(checkpoint: Path | None) -> Iterator[None]:
     command = [sys.executable, "-m", "actdistill_ros.bench.policy_load", str(checkpoint)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
-        if process.stdout.readline().strip() != "ready":
-            raise RuntimeError(f"{' '.join(command)} did not start; run it by hand to see why")
+        said = process.stdout.readline().strip()
+        if said.startswith(policy_load.REFUSED):
+            raise ContractError(said.removeprefix(policy_load.REFUSED))
+        if said != policy_load.READY:
+            raise ContractError(f"--checkpoint {checkpoint} cannot be stepped: {' '.join(command)} shows why.")
         yield
     finally:
         process.kill()

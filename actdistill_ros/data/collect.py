@@ -11,7 +11,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from actdistill_ros.contract import contract
 from actdistill_ros.contract.seeds import EVALUATION_SEED
 from actdistill_ros.data.layout import INFO
 from actdistill_ros.data.writer import Writer, finished_seeds
@@ -56,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         )
         return 2
     if args.policy is not None:
-        contract.load(args.policy)  # else each of the processes would fail on its own
+        _refuse_unusable(args.policy)  # else each of the processes would fail on its own
     done = finished_seeds(args.out)
     todo = [seed for seed in range(args.seed, last + 1) if seed not in done]
     random.Random(args.seed).shuffle(todo)  # else each worker would get tasks of its own, some of them longer
@@ -80,6 +79,16 @@ def run(args: argparse.Namespace) -> int:
             from actdistill_ros.data.index import rebuild
 
             rebuild(args.out)
+
+
+def _refuse_unusable(policy: Path) -> None:
+    """Raises ContractError if it cannot act in the simulator."""
+    from actdistill_ros.policy import checkpoint, loading
+
+    loading.require_own(
+        policy, "--policy", "give a checkpoint of `actdistill train` or `distill`, or leave it out for the expert"
+    )
+    checkpoint.load(policy)
 
 
 def _watch(workers: list, progress, total: int) -> int:
