@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from actdistill_ros.policy import memory
+
 
 class Meter:
     """Bytes of this process on one device: the machine's memory for a CPU, the card's for a GPU."""
@@ -37,7 +39,7 @@ class Meter:
         if self._card:
             free, _ = torch.cuda.mem_get_info(self._card)
             return free + torch.cuda.memory_reserved(self._card) - torch.cuda.memory_allocated(self._card)
-        return _kibibytes(Path("/proc/meminfo"), "MemAvailable")
+        return memory.available()
 
 
 def _trim() -> None:
@@ -48,8 +50,5 @@ def _trim() -> None:
 
 
 def _status(name: str) -> int:
-    return _kibibytes(Path("/proc/self/status"), name)
-
-
-def _kibibytes(path: Path, name: str) -> int:
-    return next(int(line.split()[1]) * 1024 for line in path.read_text().splitlines() if line.startswith(f"{name}:"))
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))

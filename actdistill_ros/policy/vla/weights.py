@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from actdistill_ros.contract.contract import ContractError
+from actdistill_ros.policy import memory
 from actdistill_ros.policy.vla import quantised
 from actdistill_ros.policy.vla.openvla import PrismaticShape
 from actdistill_ros.policy.vla.sources import TensorSource
@@ -142,9 +142,4 @@ def free_bytes(device: str) -> int:
     """Memory that may still be taken on the device [bytes]."""
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info(torch.device(device))[0]
-    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    free = int(lines["MemAvailable"].split()[0]) * 1024
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and used.is_file() and (most := limit.read_text().strip()) != "max":
-        free = min(free, int(most) - int(used.read_text()))
-    return free
+    return memory.available()
