@@ -162,7 +162,11 @@ def test_a_converted_folder_may_hold_other_checkpoints_too(folder):
 def test_two_checkpoints_in_a_run_have_to_be_told_apart(run_folder, tmp_path):  # noqa: F811
     copy = linked_copy(run_folder, tmp_path / "copy")
     (copy / "checkpoints" / "step-2.pt").write_bytes(b"")
-    with pytest.raises(ContractError, match=r"must hold one \.pt file, found .*step-2\.pt"):
+    with pytest.raises(ContractError, match=r"must hold one \.pt file, found .*step-2\.pt\. Move the others"):
+        checkpoint.load(copy)
+    for file in (copy / "checkpoints").glob("*.pt"):
+        file.unlink()
+    with pytest.raises(ContractError, match=r"must hold one \.pt file, found none\. Copy the run's file there"):
         checkpoint.load(copy)
 
 

@@ -109,6 +109,6 @@ def make(
         raise ContractError(f"{checkpoint.identity}: {error}.") from error
     chunk = 1 if settings.ensemble else checkpoint.model.head.shape.chunk
     known, key = checkpoint.statistics, checkpoint.statistics_key
-    convention, contract = promise.of(known, key, checkpoint.vision.size, settings, chunk)
+    convention, contract = promise.of(known, key, checkpoint.vision.size, settings, chunk, checkpoint.identity)
     contract = contract.executing(settings.execute, checkpoint.identity)
     return VlaPolicy(checkpoint, Sampler(checkpoint, settings, capture), contract, convention, planner, router)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
+from actdistill_ros.contract.action_spaces.convention import Convention
 from actdistill_ros.contract.action_spaces.known import convention
 from actdistill_ros.contract.contract import Contract, ContractError
 from actdistill_ros.policy import captured
@@ -17,8 +19,10 @@ from actdistill_ros.policy.vla import (
     layout,
     openvla_policy,
     promise,
+    quantised,
     statistics,
     student_folder,
+    weights,
 )
 from actdistill_ros.policy.vla.cogact_policy import CogACTSettings
 from actdistill_ros.policy.vla.ensemble import EnsembleSettings
@@ -29,6 +33,7 @@ from actdistill_ros.policy.vla.router import VlaRouter
 
 FILE = layout.DEPLOYMENT
 _EXAMPLE = '{"camera": "front", "frame": [480, 640], "period_s": 0.2, "statistics": "bridge_orig"}'
+_PERIOD_S = 1e-3, 10.0  # wider than any arm's; milliseconds taken for seconds lie outside
 
 
 @dataclass(frozen=True)
@@ -57,19 +62,16 @@ class Deployment:
 def load(folder: Path, device: str = "cpu") -> VlaPolicy:
     """Raises ContractError if the folder is not a whole checkpoint with a fitting deployment.json and, if it has one, a
     fitting router."""
+    contract(folder)  # before billions of weights are read
     made, told = layout.read(folder), read(folder)
     planner, router = _plans(made, told, device)
     capture = _capture(told.capture, device, folder / FILE)
-    space = convention(told.action_space) if told.action_space else None
+    space = _space(told, folder / FILE)
     if cogact_checkpoint.is_cogact(made):
         averaged = EnsembleSettings(told.ensemble) if told.ensemble else None
         settings = CogACTSettings(told.camera, told.frame, told.period_s, told.execute, space, averaged)
         run = cogact_checkpoint.load(folder, told.statistics, told.dtype, device, crop_area=told.crop_area)
         return cogact_policy.make(run, settings, planner, router, capture)
-    if told.execute != 1 or told.ensemble:
-        raise ContractError(
-            f"{folder / FILE}: OpenVLA makes one action per step; leave out execute and ensemble, or set execute to 1."
-        )
     loaded = checkpoint.load(folder, told.statistics, told.dtype, device, told.crop_area)
     settings = OpenVLASettings(told.camera, told.frame, told.period_s, space)
     return openvla_policy.make(loaded, settings, planner, router, capture)
@@ -78,39 +80,110 @@ def load(folder: Path, device: str = "cpu") -> VlaPolicy:
 def contract(folder: Path) -> Contract:
     """What `load` will promise, without reading a weight. Raises ContractError if the folder cannot be right."""
     made, told = layout.read(folder), read(folder)
+    cogact = cogact_checkpoint.is_cogact(made)
+    _check_actions(told, cogact, folder / FILE)
+    _check_layers(told, made)
     known = statistics.read(made.folder, made.config)
     key = statistics.choose(known, told.statistics, made.folder)
-    space = convention(told.action_space) if told.action_space else None
-    chunk = cogact_checkpoint.chunk_of(made) if cogact_checkpoint.is_cogact(made) and not told.ensemble else 1
+    checkpoint.check_dimensions(known[key], key, made.folder)
+    space = _space(told, folder / FILE)
+    chunk = cogact_checkpoint.chunk_of(made) if cogact and not told.ensemble else 1
     settings = OpenVLASettings(told.camera, told.frame, told.period_s, space)
-    _, promised = promise.of(known, key, made.shape.image_size, settings, chunk)
+    _, promised = promise.of(known, key, made.shape.image_size, settings, chunk, statistics.place(made.folder))
     return promised.executing(told.execute, str(folder))
 
 
 def read(folder: Path) -> Deployment:
-    """Raises ContractError if the file is missing or says anything that is not understood."""
+    """Raises ContractError if the file is missing, no JSON, or says anything that is not understood or out of range."""
     path = folder / FILE
     if not path.is_file():
         raise ContractError(
             f"{path} is missing: a published model's files do not say which camera it sees here, nor how fast its "
             f"actions follow. Write it, for example {_EXAMPLE}."
         )
+    body = layout.read_json(path)
+    if not isinstance(body, dict):
+        raise ContractError(f"{path} is not a deployment: expected an object, for example {_EXAMPLE}.")
+    known = {field.name: field for field in fields(Deployment)}
+    if unknown := sorted(body.keys() - known):
+        raise ContractError(f"{path} has {', '.join(unknown)}; known are {', '.join(sorted(known))}.")
+    for name, field in known.items():
+        fits, expected = _KEYS[name]
+        if name not in body and field.default is MISSING:
+            raise ContractError(f"{path}: {name} is missing, expected {expected}; for example {_EXAMPLE}.")
+        if name in body and not fits(body[name]) and not (body[name] is None and field.default is None):
+            raise ContractError(f"{path}: {name} is {json.dumps(body[name])}, expected {expected}.")
+    lists = {name: tuple(body[name]) for name in ("frame", "layers") if body.get(name) is not None}
+    return Deployment(**{**body, **lists})
+
+
+def _is_word(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_count(value: object, least: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_number(value: object, least: float, most: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+
+
+def _is_frame(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_count, value))
+
+
+def _are_layers(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(_is_count(layer, 0) for layer in value)
+
+
+_DTYPES = (*weights.DTYPES, *quantised.KINDS)
+_KEYS: dict[str, tuple[Callable[[object], bool], str]] = {  # key: whether a value may be right, what is expected
+    "camera": (_is_word, 'a camera\'s name, as "front"'),
+    "frame": (_is_frame, "[height, width] of the camera's frames, whole pixels above 0"),
+    "period_s": (
+        lambda value: _is_number(value, *_PERIOD_S),
+        f"seconds between two actions, a number in {_PERIOD_S[0]:g} … {_PERIOD_S[1]:g}",
+    ),
+    "statistics": (_is_word, 'the key of its statistics, as "bridge_orig", or null where there is only one'),
+    "action_space": (_is_word, 'the name of an action space, as "product", or null for that of its statistics'),
+    "layers": (_are_layers, "a list of one or more numbers of layers, 0 for the first, or null for all"),
+    "dtype": (lambda value: value in _DTYPES, f"one of {', '.join(_DTYPES)}"),
+    "crop_area": (
+        lambda value: _is_number(value, 0.0, 1.0) and value > 0,
+        "a share of the frame's area, a number above 0 and up to 1",
+    ),
+    "execute": (_is_count, "how many actions of a chunk run, a whole number from 1 on"),
+    "ensemble": (_is_count, "how many chunks are averaged, a whole number from 1 on, or null for none"),
+    "capture": (lambda value: value in captured.WAYS, f"one of {', '.join(captured.WAYS)}, or null for none"),
+}
+
+
+def _space(told: Deployment, path: Path) -> Convention | None:
+    if told.action_space is None:
+        return None
     try:
-        body = json.loads(path.read_text())
-        names = {field.name for field in fields(Deployment)}
-        if unknown := sorted(body.keys() - names):
-            raise ContractError(f"{path} has {', '.join(unknown)}; known are {', '.join(sorted(names))}.")
-        lists = {name: tuple(map(int, body[name])) for name in ("frame", "layers") if body.get(name) is not None}
-        told = Deployment(**{**body, **lists})
-    except (json.JSONDecodeError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, ContractError):
-            raise
-        raise ContractError(f"{path} is not a deployment ({error}); expected for example {_EXAMPLE}.") from error
-    if len(told.frame) != 2 or min(told.frame) < 1:
-        raise ContractError(f"{path}: frame is {list(told.frame)}, expected [height, width] of the camera's frames.")
-    if not 0.0 < told.crop_area <= 1.0:
-        raise ContractError(f"{path}: crop_area is {told.crop_area}, expected a share of the frame's area, 0 … 1.")
-    return told
+        return convention(told.action_space)
+    except ContractError as error:
+        raise ContractError(f"{path}: action_space: {error}") from error
+
+
+def _check_actions(told: Deployment, cogact: bool, path: Path) -> None:
+    if not cogact and (told.execute != 1 or told.ensemble):
+        raise ContractError(
+            f"{path}: OpenVLA makes one action per step; leave out execute and ensemble, or set execute to 1."
+        )
+    if told.ensemble and told.execute != 1:
+        raise ContractError(f"{path}: an ensemble makes one action per step; set execute to 1, not {told.execute}.")
+
+
+def _check_layers(told: Deployment, made: Layout) -> None:
+    depth = made.shape.decoder.layers
+    if told.layers is not None and max(told.layers) >= depth:
+        raise ContractError(
+            f"{made.folder / FILE}: layers {sorted(told.layers)}; expected one or more of 0 … {depth - 1}, which the "
+            "decoder has."
+        )
 
 
 def _capture(way: str | None, device: str, path: Path) -> captured.Capture | None:
@@ -120,15 +193,12 @@ def _capture(way: str | None, device: str, path: Path) -> captured.Capture | Non
         raise ContractError(
             f"{path}: capture by cuda-graph needs a GPU, not {device}; leave it out, or set device:=cuda."
         )
-    try:
-        return captured.by_name(way)
-    except ValueError as error:
-        raise ContractError(f"{path}: {error}.") from error
+    return captured.by_name(way)
 
 
 def _plans(made: Layout, told: Deployment, device: str) -> tuple[Planner, VlaRouter | None]:
     """What chooses the layers of a step: the router if the folder has one, else the deployment."""
-    path, depth = made.folder / FILE, made.shape.decoder.layers
+    path = made.folder / FILE
     routed = student_folder.load(made.folder, made.shape, device)
     if routed and told.layers is not None:
         raise ContractError(
@@ -137,9 +207,5 @@ def _plans(made: Layout, told: Deployment, device: str) -> tuple[Planner, VlaRou
         )
     if routed:
         return RoutedPlan(*routed), routed[0]
-    chosen = set(range(depth) if told.layers is None else told.layers)
-    if not chosen or not chosen <= set(range(depth)):
-        raise ContractError(
-            f"{path}: layers {sorted(chosen)}; expected one or more of 0 … {depth - 1}, which the decoder has."
-        )
-    return FixedPlan([i in chosen for i in range(depth)]), None
+    depth = made.shape.decoder.layers
+    return FixedPlan([told.layers is None or i in told.layers for i in range(depth)]), None

@@ -55,12 +55,23 @@ def read(path: Path) -> Layout:
 
 
 def is_vla(folder: Path) -> bool:
-    """Whether config.json is a Prismatic VLA's, rather than one of this package's own policies'."""
+    """Whether config.json is a Prismatic VLA's, rather than one of this package's own policies'; a damaged one is where
+    a deployment.json lies beside it."""
     try:
-        config = json.loads((folder / CONFIG).read_text())
-    except (OSError, json.JSONDecodeError):
+        config = read_json(folder / CONFIG)
+    except OSError:
         return False
+    except ContractError:
+        return (folder / DEPLOYMENT).is_file()
     return isinstance(config, Mapping) and ("vision_backbone_id" in config or "vla" in config)
+
+
+def read_json(path: Path) -> object:
+    """Raises ContractError if the file is no JSON text, OSError if it cannot be opened."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # of either: no text, no JSON
+        raise ContractError(f"{path} is no JSON ({error}); copy it again.") from error
 
 
 def _config(path: Path) -> Mapping:
@@ -69,10 +80,7 @@ def _config(path: Path) -> Mapping:
             f"{path} is missing; expected a Hugging Face folder of OpenVLA, or a Prismatic run with config.json, "
             "dataset_statistics.json and checkpoints/NAME.pt."
         )
-    try:
-        body = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ContractError(f"{path} is no JSON ({error}); copy it again.") from error
+    body = read_json(path)
     if not isinstance(body, Mapping):
         raise ContractError(f"{path} is not a model's config: expected an object.")
     return body
@@ -82,7 +90,8 @@ def _only_checkpoint(folder: Path) -> Path:
     found = sorted((folder / "checkpoints").glob("*.pt"))
     if len(found) != 1:
         names = ", ".join(file.name for file in found) or "none"
-        raise ContractError(f"{folder / 'checkpoints'} must hold one .pt file, found {names}; name the file itself.")
+        mend = "Move the others out of it." if found else "Copy the run's file there."
+        raise ContractError(f"{folder / 'checkpoints'} must hold one .pt file, found {names}. {mend}")
     return found[0]
 
 

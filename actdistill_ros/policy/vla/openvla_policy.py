@@ -77,5 +77,5 @@ def make(
     Raises ContractError if the settings do not fit the checkpoint.
     """
     known, key = checkpoint.statistics, checkpoint.statistics_key
-    convention, contract = promise.of(known, key, checkpoint.vision.size, settings)
+    convention, contract = promise.of(known, key, checkpoint.vision.size, settings, where=checkpoint.identity)
     return VlaPolicy(checkpoint, Speaker(checkpoint, capture), contract, convention, planner, router)

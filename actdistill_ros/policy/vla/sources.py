@@ -131,7 +131,7 @@ def _indexed(folder: Path) -> dict[str, Path]:
     if index.is_file():
         try:
             return {name: folder / file for name, file in json.loads(index.read_text())["weight_map"].items()}
-        except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ContractError(f"{index} is not an index of shards ({error!r}); copy it again.") from error
     if not single.is_file():
         raise ContractError(f"{folder} has no weights; expected {INDEX} with its shards, or {SINGLE}.")

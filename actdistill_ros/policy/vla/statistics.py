@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from actdistill_ros.contract.contract import ContractError, Statistics
+from actdistill_ros.policy.vla.layout import CONFIG, read_json
 
 FILE = "dataset_statistics.json"  # fine-tunes write it; it overrules what config.json still has of the base model
 _SUFFIX = "_no_noops"  # LIBERO's fine-tunes name a suite with it or without it
@@ -20,19 +20,20 @@ def read(folder: Path, config: Mapping) -> dict[str, Statistics]:
 
     Raises ContractError if there are none, if a file cannot be read or if one of them cannot be right.
     """
-    path = folder / FILE
-    where, body = f"{folder / 'config.json'}: norm_stats", config.get("norm_stats")
-    if path.is_file():
-        try:
-            where, body = str(path), json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise ContractError(f"{path} is no JSON ({error}); copy it again.") from error
+    path, where = folder / FILE, place(folder)
+    body = read_json(path) if path.is_file() else config.get("norm_stats")
     if not isinstance(body, Mapping) or not body:
         raise ContractError(
             f"{folder} has no action statistics; expected {FILE} or norm_stats in config.json. Without them the "
             "model's actions have no unit. Copy the file from where the checkpoint came from."
         )
     return {key: _statistics(value, f"{where}: {key}") for key, value in body.items()}
+
+
+def place(folder: Path) -> str:
+    """Where a folder's statistics are, for errors' text."""
+    path = folder / FILE
+    return str(path) if path.is_file() else f"{folder / CONFIG}: norm_stats"
 
 
 def choose(statistics: Mapping[str, Statistics], key: str | None, folder: Path) -> str:

@@ -162,7 +162,7 @@ def _check_out(out: Path, teacher: Path, identity: str) -> None:
         return
     try:
         owner = json.loads((out / ROUTER_CONFIG).read_text())["teacher"]
-    except (OSError, json.JSONDecodeError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise ContractError(f"{out} is there and holds no student of {identity}; give another --out.") from None
     if owner != identity:
         raise ContractError(f"{out} holds a student of {owner}, not of {identity}; give another --out.")
