@@ -21,11 +21,13 @@ from vla_parts import edit_json, linked_copy
 from actdistill_ros.contract.contract import ContractError
 from actdistill_ros.contract.observation import ArmPose, Observation
 from actdistill_ros.data.episode import DataError
-from actdistill_ros.distill import command, depth, report
+from actdistill_ros.distill import command, depth, judge, report
 from actdistill_ros.distill.graph import HeadConfig, LayerHeads
 from actdistill_ros.distill.loop import DistillError
 from actdistill_ros.distill.losses import StreamWeights
+from actdistill_ros.distill.memory import Meter
 from actdistill_ros.distill.student import StudentSettings
+from actdistill_ros.distill.vla import command as vla_command
 from actdistill_ros.distill.vla import estimate, measures
 from actdistill_ros.distill.vla.adapters import LINEAR, LowRank
 from actdistill_ros.distill.vla.samples import VlaBatch
@@ -388,3 +390,70 @@ def test_an_unfinished_run_of_other_settings_is_not_resumed(openvla, data, tmp_p
     made.settings = made.settings.replace('"rank": 4', '"rank": 8')
     with pytest.raises(DistillError, match="rank: 4 there, 8 now"):
         fit(made, tmp_path, 1)
+
+
+def without_labels(folder: Path, data: Path) -> Path:
+    """The same data set whose frames are not labelled."""
+    copy = linked_copy(data, folder)
+    edit_json(copy / "meta" / "info.json", lambda info: info["features"].pop("chunk") and None)
+    return copy
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda folder, data: without_labels(folder, data), "has no column chunk"),
+        (lambda folder, data: parts.data(folder, fps=10), "has 10 frames per second"),
+        (lambda folder, data: parts.data(folder, episodes=2), "2 episodes are too few"),
+    ],
+)
+def test_a_dry_run_refuses_the_data_that_the_run_would_refuse(openvla, data, tmp_path, spoil, reason, more):
+    spoilt = spoil(tmp_path / "set", data)
+    with pytest.raises(DataError, match=reason):
+        command.run(parse("--teacher", openvla, "--data", spoilt, *SMALL, "--out", tmp_path / "x", *more))
+
+
+@pytest.mark.parametrize(
+    ("more", "told", "reason"),
+    [
+        (["--batch", 80], {}, "a batch of 80 is more than the 78 samples"),
+        ([], {"statistics": "libero_spatial", "action_space": "arx5_metres"}, "no statistics 'libero_spatial'"),
+        ([], {"action_space": "libero"}, "beyond the range are refused"),
+    ],
+)
+def test_a_dry_run_says_how_the_data_fit_the_teacher(openvla, data, tmp_path, more, told, reason):
+    teacher = linked_copy(openvla, tmp_path / "teacher")
+    edit_json(teacher / "deployment.json", lambda body: body | told)
+    with pytest.raises((DataError, ContractError), match=reason):
+        command.run(parse("--teacher", teacher, "--data", data, *SMALL, *more, "--out", tmp_path / "x", "--dry-run"))
+
+
+def test_a_distillation_that_does_not_fit_in_memory_is_refused_before_the_teacher_is_loaded(
+    words, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Meter, "free", lambda self: 1 << 20)
+    monkeypatch.setattr(vla_command, "VlaTeacher", lambda *_: pytest.fail("it was loaded"))
+    with pytest.raises(DistillError, match=r"of memory are needed and 0\.0 GiB are there"):
+        command.run(parse(*words, "--out", tmp_path / "x"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_teacher_of_another_world_is_not_trained_to_be_judged_on_the_tabletop(words, tmp_path, more):
+    with pytest.raises(ContractError, match=r"an action each 0\.2 s and cameras front of 48 × 64; the tabletop has"):
+        command.run(parse(*words, "--out", tmp_path / "x", "--eval-episodes", 1, *more))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_report_is_there_whatever_becomes_of_judging(words, tmp_path, monkeypatch):
+    def broken(*_):
+        raise DistillError("the evaluation of teacher ended with exit code 1")
+
+    monkeypatch.setattr(judge, "all_of", broken)
+    small = ["--steps", 1, "--no-graph", "--budget", 1.0]
+    with pytest.raises(DistillError, match="ended with exit code 1"):
+        command.run(parse(*words, *small, "--out", tmp_path / "x"))
+    body = json.loads((tmp_path / "x" / report.BODY).read_text())
+    assert body["judged"] == {} and len(body["held_out"]) == len(command.CURVE_BUDGETS)
+    assert (tmp_path / "x" / report.TEXT).is_file() and loading.load(tmp_path / "x").budget == 1.0

@@ -41,6 +41,15 @@ class Case:
     rival_of: str = ""
 
 
+def check(args: argparse.Namespace) -> None:
+    """Before anything is trained: raises ContractError if the teacher is to be judged in a world that it was not made
+    for."""
+    if args.eval_episodes and find_spec("mujoco") is not None:
+        from actdistill_ros.trials import candidate
+
+        candidate.check_world(loading.contract(args.teacher), loading.identity(args.teacher))
+
+
 def all_of(args: argparse.Namespace, rivals: Sequence[Control], work: Path) -> dict[str, list[Judged]]:
     """By suite: teacher first, then the student, its other budgets, and the controls; empty if nothing is to be judged,
     or if this machine has no simulator. Evaluations that an earlier run finished are not repeated."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from actdistill_ros.contract.contract import ContractError
+from actdistill_ros.contract.contract import Contract, ContractError
 from actdistill_ros.policy import loading
 from actdistill_ros.policy.planning import FixedPlan, RandomPlan
 from actdistill_ros.policy.vla import layout as vla
@@ -22,16 +22,29 @@ def device(folder: Path) -> str:
 def load(folder: Path, execute: int | None):
     """Raises ContractError if the checkpoint is none, or was made for another world than the tabletop."""
     runtime = loading.load(folder, device(folder))
-    period_s, cameras = runtime.contract.action.period_s, runtime.contract.cameras
+    check_world(runtime.contract, runtime.checkpoint_id)
+    return runtime.with_execute(execute) if execute else runtime
+
+
+def check(folder: Path, execute: int | None) -> None:
+    """What `load` refuses, as far as it is known without reading a weight. Raises ContractError."""
+    promised, name = loading.contract(folder), loading.identity(folder)
+    check_world(promised, name)
+    if execute:
+        promised.executing(execute, name)
+
+
+def check_world(contract: Contract, name: str) -> None:
+    """Raises ContractError if what promises this, called `name`, was made for another world than the tabletop."""
+    period_s, cameras = contract.action.period_s, contract.cameras
     shown = {name: (layout.FRAME_PIXELS,) * 2 for name in layout.CAMERAS}
     seen = {camera.name: (camera.source_height, camera.source_width) for camera in cameras}
     if abs(period_s - env.PERIOD_S) > 1e-6 or not seen.items() <= shown.items():
         raise ContractError(
-            f"{runtime.checkpoint_id} is for an action each {period_s:g} s and cameras {_named(seen)}; the tabletop "
+            f"{name} is for an action each {period_s:g} s and cameras {_named(seen)}; the tabletop "
             f"has {env.PERIOD_S:g} s and {_named(shown)}. Judge it on what it was made for, or train it on data of "
             "this world."
         )
-    return runtime.with_execute(execute) if execute else runtime
 
 
 def _named(cameras: Mapping[str, tuple[int, int]]) -> str:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import argparse
 import time
 from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from actdistill_ros.distill import command, depth, judge, report
@@ -13,7 +15,7 @@ from actdistill_ros.distill.loop import DistillError, fit
 from actdistill_ros.distill.ownership import owned
 from actdistill_ros.distill.processes import Processes
 from actdistill_ros.distill.report import Columns, Findings
-from actdistill_ros.distill.vla import estimate, measures
+from actdistill_ros.distill.vla import estimate, measures, samples
 from actdistill_ros.distill.vla.student import VlaStudent
 from actdistill_ros.distill.vla.teacher import VlaTeacher, deployed
 from actdistill_ros.policy import loading
@@ -53,24 +55,25 @@ NOISE = Columns(
 
 def run(args: argparse.Namespace) -> int:
     """Raises DistillError, ContractError or DataError, before anything is trained, for what does not fit."""
-    _, dtype = deployed(args.teacher, args.dtype)
+    told, dtype = deployed(args.teacher, args.dtype)
     args = filled(args, dtype)
     plan, rank, work = command.plan_of(args), _rank(args), args.work or args.out.with_name(f"{args.out.name}.training")
     plan.settings.check()
     command.check_budgets(args, layout.read(args.teacher).shape.decoder.layers)
     student_folder.check(args.out, args.teacher)
     command.check_out(args.out, args.teacher, work, layout.ROUTER)
+    judge.check(args)
     processes = Processes.launched()
+    fits = samples.check_said(args.data, args.teacher, told, args.batch)
     cost = estimate.of(
         args.teacher, args.data, dtype, plan.settings, rank, plan.heads, args.probe_steps, args.checkpointing,
         args.out.parent, processes,
     )  # fmt: skip
-    processes.say(str(cost))
+    processes.say(f"{fits}\n{cost}")
     if args.dry_run:
         return 0
     cost.check()
     teacher = VlaTeacher(args.teacher, args.data, dtype, processes, args.checkpointing)
-    processes.say(str(teacher.samples.fit))
     with owned(work) if processes.main else nullcontext():
         return _distil(args, teacher, plan, rank, work)
 
@@ -119,13 +122,17 @@ def _distil(args: argparse.Namespace, teacher: VlaTeacher, plan: command.Plan, r
         order=order,
         probe_errors=errors,
         held_out=curve,
-        judged=judge.all_of(args, (), work),
+        judged={},
         latency={},
         seconds=seconds,
         parameters=teacher.parameters + sum(p.numel() for p in student.router.parameters()),
         router_parameters=sum(p.numel() for p in student.router.parameters()),
     )
+    columns = WORDS if teacher.head.words else NOISE
     more = ("--full",) if args.full else ("--rank", rank)
-    report.write(found, args, work, args.out, WORDS if teacher.head.words else NOISE, more)
+    write = partial(report.write, args=args, work=work, out=args.out, columns=columns, more=more)
+    write(found)  # whatever becomes of judging, days of training are told of
+    if judged := judge.all_of(args, (), work):
+        write(replace(found, judged=judged))
     print(f"{args.out}: a student of {teacher.identity}; {args.out / report.TEXT} says how good it is")
     return 0

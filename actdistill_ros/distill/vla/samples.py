@@ -25,10 +25,12 @@ from actdistill_ros.distill.vla.colours import vary
 from actdistill_ros.distill.vla.labels import Labels, check_columns
 from actdistill_ros.distill.vla.speech import Speech
 from actdistill_ros.policy.batches import HELD_OUT_EVERY, check_seeds, same
+from actdistill_ros.policy.vla import cogact_checkpoint, layout, statistics
 from actdistill_ros.policy.vla.checkpoint import VlaCheckpoint
 from actdistill_ros.policy.vla.cogact import CogACT
 from actdistill_ros.policy.vla.deployment import FILE, Deployment
 from actdistill_ros.policy.vla.images import VisionInput, to_unit
+from actdistill_ros.policy.vla.tokens import ActionBins
 
 _ASPECT = 0.02  # share by which a frame's width over height may differ between data and robot
 
@@ -68,8 +70,7 @@ class VlaSamples:
         """prompts: ids of each episode's. `open` checks what is taken for granted here."""
         self._vision, self._prompts, self._speech, self.chunk = vision, prompts, speech, speech.chunk
         self._labels = Labels(sets, speech.chunk)
-        self.fit = fit.measure(self._labels, speech)
-        _check_fit(self.fit)
+        self.fit = _fit(self._labels, speech)
         held_out = np.arange(len(prompts)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
         self.training = np.flatnonzero(~held_out[self._labels.episode])
         self.validation = np.flatnonzero(held_out[self._labels.episode])
@@ -114,11 +115,7 @@ class VlaSamples:
 
         Raises DataError if there are fewer samples than a batch takes.
         """
-        if size > len(self.training):
-            raise DataError(
-                f"a batch of {size} is more than the {len(self.training)} samples to train on; lower --batch, or "
-                "record more."
-            )
+        _check_batch(size, len(self.training))
         epoch, place = divmod(step, len(self.training) // size)
         indices = self._order(seed, epoch)[place * size : (place + 1) * size]
         unit = to_unit(self._seen(indices[share]))  # (b, 3, S, S)
@@ -190,6 +187,32 @@ def check(folders: Sequence[Path], told: Deployment) -> list[Dataset]:
     return sets
 
 
+def check_said(folders: Sequence[Path], teacher: Path, told: Deployment, batch: int) -> fit.Fit:
+    """How the recorded actions fit the teacher, found without its weights.
+
+    Raises what `check` does, and DataError if the labels do not reach as far as the teacher's chunks, if the teacher's
+    statistics do not fit the actions, or if there are fewer samples than a batch takes; ContractError if it is not
+    known what the teacher's actions are.
+    """
+    sets, made = check(folders, told), layout.read(teacher)
+    known = statistics.read(made.folder, made.config)
+    key = statistics.choose(known, told.statistics, made.folder)
+    space = convention(told.action_space or of_statistics(key).name)
+    head = cogact_checkpoint.is_cogact(made)
+    chunk, bins = (cogact_checkpoint.chunk_of(made), None) if head else (1, ActionBins(made.vocabulary, made.bins))
+    labels = Labels(sets, chunk)
+    found = _fit(labels, Speech(space, known[key], chunk, bins))
+    _check_batch(batch, int(np.sum(labels.episode % HELD_OUT_EVERY != HELD_OUT_EVERY - 1)))
+    return found
+
+
+def _check_batch(size: int, samples: int) -> None:
+    if size > samples:
+        raise DataError(
+            f"a batch of {size} is more than the {samples} samples to train on; lower --batch, or record more."
+        )
+
+
 def _check_meant(data: Dataset, told: Deployment) -> None:
     """Raises DataError if an action is not as long as the teacher's, or if nobody says what it is for."""
     fps = data.info["fps"]
@@ -221,8 +244,9 @@ def _check_seen(data: Dataset, told: Deployment) -> None:
         )
 
 
-def _check_fit(found: fit.Fit) -> None:
+def _fit(labels: Labels, speech: Speech) -> fit.Fit:
     """Raises DataError if a student would learn clipped actions, or hardly any."""
+    found = fit.measure(labels, speech)
     mend = (
         "The teacher was made for another robot, rate or action space: correct statistics, action_space or period_s in "
         f"{FILE}, or fine-tune it on these data first."
@@ -237,3 +261,4 @@ def _check_fit(found: fit.Fit) -> None:
             f"{found}. Less than {100 * fit.SMALLEST:.0f} % of the range are refused: the teacher would say nearly the "
             f"same for every translation. {mend}"
         )
+    return found
