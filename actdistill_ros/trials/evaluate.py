@@ -120,8 +120,7 @@ def tabletop(args: argparse.Namespace) -> int:
     args.workers = args.workers or (1 if published else os.cpu_count()) or 1
     args.dtype = deployment.read(args.checkpoint).dtype if published else "float32"
     args.device = candidate.device(args.checkpoint)
-    # An error here is one sentence; in a worker it would be a page.
-    candidate.planned(candidate.load(args.checkpoint, args.execute), args.budget, args.plan, 0)
+    candidate.check(args.checkpoint, args.execute)
     tasks = (args.task,) if args.task else TASKS
     episodes = [(i, tasks[i % len(tasks)], args.seed + i) for i in range(args.episodes)]
     outcomes = sorted(_all(args, episodes), key=lambda outcome: outcome.number)
@@ -164,7 +163,10 @@ def _all(args: argparse.Namespace, episodes: Sequence[tuple[int, str, int]]) -> 
             if queue.empty():
                 workers[0].join(0.1)
                 continue
-            outcomes.append(queue.get())
+            found = queue.get()
+            if isinstance(found, ContractError):
+                raise found  # one sentence, where the worker would print a page
+            outcomes.append(found)
             n = len(outcomes)
             if n % 20 == 0 or n == len(episodes):
                 left = (time.monotonic() - start) / n * (len(episodes) - n)
@@ -180,6 +182,14 @@ def _all(args: argparse.Namespace, episodes: Sequence[tuple[int, str, int]]) -> 
 
 
 def _work(order: Order, queue) -> None:
+    """Puts an `Outcome` per episode, or the ContractError that there is none."""
+    try:
+        _episodes(order, queue)
+    except ContractError as error:
+        queue.put(error)
+
+
+def _episodes(order: Order, queue) -> None:
     os.environ["LP_NUM_THREADS"] = "1"  # read by Mesa's renderer: the workers share the cores among themselves
     import cv2
     import torch
