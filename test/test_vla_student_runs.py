@@ -9,7 +9,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from vla_parts import edit_json, given_to_decoder, hf_folder, scene  # noqa: F401
+from vla_parts import edit_json, given_to_decoder, hf_folder, linked_copy, scene  # noqa: F401
 from vla_student_parts import LAYERS, cogact, made, openvla, router, spoil, student  # noqa: F401
 
 from actdistill_ros import bringup, cli
@@ -18,6 +18,7 @@ from actdistill_ros.contract.observation import ArmPose, Observation
 from actdistill_ros.policy import loading
 from actdistill_ros.policy.planning import FixedPlan, RoutedPlan
 from actdistill_ros.policy.vla import student_folder
+from actdistill_ros.trials import evaluate
 
 
 def observation(seed: int = 0) -> Observation:
@@ -105,10 +106,30 @@ def test_a_student_is_judged_on_the_tabletop_at_another_budget(cogact, router, t
     found = json.loads((tmp_path / "report.json").read_text())
     assert found["budget"] == 0.5 and found["decoder_flops_share"] == 0.5 and found["layers_executed_mean"] == 2
     assert found["dtype"] == "float32" and found["first_look_mm"] is None and len(found["outcomes"]) == 1
-    # Judged by a worker alone: weights that fit a machine once do not fit it twice.
+    monkeypatch.setattr(evaluate, "_all", lambda *_: pytest.fail("no worker is started for what cannot be judged"))
+    for more, said in (
+        (["--budget", "0.1"], "budget 0.1 is not in 0.25 … 1"),
+        (["--plan", "0,9"], "--plan 0,9 is neither router nor random nor layers of 0 … 3"),
+        (["--plan", "0,3", "--budget", "0.75"], "--plan 0,3 runs 0.5 of the decoder in every step"),
+        (["--execute", "17"], "execute 17 is not one of 1 … 16"),
+    ):
+        assert cli.main([*words, *more]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_weights_that_cannot_be_judged_are_loaded_once_and_named_in_a_sentence(cogact, tmp_path, capsys, monkeypatch):
+    """By the worker: weights that fit a card once do not fit it twice."""
+    teacher = linked_copy(cogact, tmp_path / "teacher")
+    edit_json(teacher / "deployment.json", lambda told: told | {"frame": [192, 192], "period_s": 0.1})
+    path = next((teacher / "checkpoints").glob("*.pt"))
+    tensors = torch.load(path, weights_only=True)
+    next(iter(tensors["model"]["projector"].values())).fill_(float("nan"))
+    path.unlink()
+    torch.save(tensors, path)
     monkeypatch.setattr(loading, "load", lambda *_: pytest.fail("loaded where nothing is judged"))
-    assert cli.main([*words, "--budget", "0.1"]) == 2
-    assert "budget 0.1 is not in 0.25 … 1" in capsys.readouterr().err
+    assert cli.main(["eval", "--checkpoint", str(teacher), "--episodes", "1"]) == 2
+    said = capsys.readouterr().err
+    assert "is not finite as float32" in said and "Traceback" not in said
 
 
 def test_a_student_of_another_camera_or_rate_is_not_judged_on_the_tabletop(student, capsys):

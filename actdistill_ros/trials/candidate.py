@@ -10,6 +10,7 @@ import torch
 from actdistill_ros.contract.contract import Contract, ContractError
 from actdistill_ros.policy import loading
 from actdistill_ros.policy.planning import FixedPlan, RandomPlan
+from actdistill_ros.policy.vla import deployment
 from actdistill_ros.policy.vla import layout as vla
 from actdistill_ros.sim import env, layout
 
@@ -26,12 +27,16 @@ def load(folder: Path, execute: int | None):
     return runtime.with_execute(execute) if execute else runtime
 
 
-def check(folder: Path, execute: int | None) -> None:
-    """What `load` refuses, as far as it is known without reading a weight. Raises ContractError."""
-    promised, name = loading.contract(folder), loading.identity(folder)
-    check_world(promised, name)
-    if execute:
-        promised.executing(execute, name)
+def check(folder: Path, execute: int | None, budget: float | None, plan: str) -> None:
+    """Raises ContractError for what `load` and `planned` refuse, as far as it is known without a published model's
+    weights: they may not fit twice."""
+    if vla.is_vla(folder):
+        unfilled = deployment.unfilled(folder)
+        check_world(unfilled.contract, unfilled.checkpoint_id)
+        runtime = unfilled.with_execute(execute) if execute else unfilled
+    else:
+        runtime = load(folder, execute)
+    planned(runtime, budget, plan, 0)
 
 
 def check_world(contract: Contract, name: str) -> None:

@@ -120,7 +120,7 @@ def tabletop(args: argparse.Namespace) -> int:
     args.workers = args.workers or (1 if published else os.cpu_count()) or 1
     args.dtype = deployment.read(args.checkpoint).dtype if published else "float32"
     args.device = candidate.device(args.checkpoint)
-    candidate.check(args.checkpoint, args.execute)
+    candidate.check(args.checkpoint, args.execute, args.budget, args.plan)
     tasks = (args.task,) if args.task else TASKS
     episodes = [(i, tasks[i % len(tasks)], args.seed + i) for i in range(args.episodes)]
     outcomes = sorted(_all(args, episodes), key=lambda outcome: outcome.number)

@@ -17,6 +17,7 @@ from actdistill_ros.policy.vla import (
     cogact_checkpoint,
     cogact_policy,
     layout,
+    openvla,
     openvla_policy,
     promise,
     quantised,
@@ -24,6 +25,7 @@ from actdistill_ros.policy.vla import (
     student_folder,
     weights,
 )
+from actdistill_ros.policy.vla.checkpoint import VlaCheckpoint
 from actdistill_ros.policy.vla.cogact_policy import CogACTSettings
 from actdistill_ros.policy.vla.ensemble import EnsembleSettings
 from actdistill_ros.policy.vla.layout import ROUTER, Layout
@@ -91,6 +93,21 @@ def contract(folder: Path) -> Contract:
     settings = OpenVLASettings(told.camera, told.frame, told.period_s, space)
     _, promised = promise.of(known, key, made.shape.image_size, settings, chunk, statistics.place(made.folder))
     return promised.executing(told.execute, str(folder))
+
+
+def unfilled(folder: Path) -> VlaPolicy:
+    """What `load` will return, without a weight: it plans and promises as that will, and cannot step.
+
+    Raises ContractError for all that `load` refuses but weights that are not finite and too little memory.
+    """
+    made, told, promised = layout.read(folder), read(folder), contract(folder)
+    planner, router = _plans(made, told, "cpu")
+    source = checkpoint.open_source(made)
+    beside = checkpoint.read_beside(made, source, told.statistics, told.crop_area, None)
+    model = openvla.unfilled(made.shape)
+    weights.check(model, made.shape, source)
+    empty = VlaCheckpoint(model=model, bins=None, **beside)
+    return VlaPolicy(empty, openvla_policy.Speaker(empty), promised, convention("product"), planner, router)
 
 
 def read(folder: Path) -> Deployment:
