@@ -86,6 +86,7 @@ class Ros:
         for node in self._nodes:
             node.destroy_node()
         rclpy.try_shutdown(context=self.context)
+        self.context.destroy()
 
 
 @pytest.fixture

@@ -66,3 +66,4 @@ class Holder:
         self._executor.shutdown(timeout_sec=0.5)
         self._thread.join(0.5)
         rclpy.try_shutdown(context=self._context)
+        self._context.destroy()

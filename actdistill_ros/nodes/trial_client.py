@@ -125,6 +125,7 @@ class TrialClient:
         self._tasks.destroy()
         self._node.destroy_node()
         rclpy.try_shutdown(context=self._context)
+        self._context.destroy()
 
     def _answer(self, future, who: str):
         if not _answered(future, ANSWER_S):
