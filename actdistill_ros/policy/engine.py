@@ -85,7 +85,7 @@ class TorchEngine:
 
     def _wait(self) -> None:
         if self._device.startswith("cuda"):
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self._device)
 
 
 def best(model: Policy, device: str) -> Engine:

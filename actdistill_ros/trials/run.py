@@ -34,7 +34,7 @@ PICTURES = ("policy/overlay", "camera/front/image_raw")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     by_suite = ", ".join(f"{seconds:g} in {suite}" for suite, seconds in TIMEOUT_S.items())
-    for name in ("hardware", "checkpoint", "suite", "namespace"):
+    for name in ("hardware", "checkpoint", "device", "suite", "namespace"):
         argument = _LAUNCH[name]
         choices = argument.choices or None
         parser.add_argument(
@@ -113,7 +113,7 @@ def _make(
 
     Returns whether it was interrupted, and what made the loop too slow to count, if anything did.
     """
-    values = {"hardware": args.hardware, "checkpoint": args.checkpoint, "namespace": args.namespace}
+    values = {name: getattr(args, name) for name in ("hardware", "checkpoint", "device", "namespace")}
     values |= {"suite": args.suite, "task": todo[0].task, "seed": str(todo[0].seed)}
     graph = bringup.plan(values)
     steps_per_s = _steps_per_s(graph)

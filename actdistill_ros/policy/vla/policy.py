@@ -124,7 +124,7 @@ class VlaPolicy:
 
         def done() -> None:
             if weight.is_cuda:
-                torch.cuda.synchronize()
+                torch.cuda.synchronize(weight.device)
             times.append(time.perf_counter())
 
         pixels = self._checkpoint.vision.pixels(observation.images[camera]).to(weight.device, weight.dtype)
