@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from libero_parts import stand_in_environment
-from vla_parts import TINY, deployed, edit_json, listening_router, maker
+from vla_parts import TINY, deployed, edit_json, listening_router, maker, tool
 
 from actdistill_ros import cli
 from actdistill_ros.contract.contract import ActionSpace, CameraSpec, Contract, ContractError, Statistics
@@ -170,7 +170,7 @@ def openvla(tmp_path_factory):
 def test_an_openvla_acts_on_libero_with_nothing_told_but_the_suite(openvla, suite):
     with np.load(ROOT / "test" / "data" / "libero" / "tensorflow.npz") as recorded:
         shown = look(recorded["frame"])
-    runtime = candidate.planned(vla.load(openvla, suite), None, "0", 0)
+    runtime = candidate.planned(vla.load(openvla, suite)[0], None, "0", 0)
     decision = policies.RuntimePolicy(runtime, preprocess.view).act(shown)
     assert decision.actions.shape == (1, 7) and np.abs(decision.actions).max() <= 1
     assert decision.executed[0] and not any(decision.executed[1:])
@@ -179,10 +179,11 @@ def test_an_openvla_acts_on_libero_with_nothing_told_but_the_suite(openvla, suit
 
 def test_an_openvla_of_other_suites_or_with_other_layers_is_refused(openvla):
     with pytest.raises(
-        ContractError, match="no statistics 'libero_10'; valid keys: libero_goal, libero_spatial_no_noops"
+        ContractError,
+        match="no statistics 'libero_10'; valid keys: libero_goal, libero_spatial_no_noops.* give a fine-tune",
     ):
         vla.load(openvla, "libero_10")
-    whole = vla.load(openvla, "libero_goal")
+    whole, _, _ = vla.load(openvla, "libero_goal")
     with pytest.raises(ContractError, match="has no router and runs the same 1 of its decoder .* budget 0.1 cannot be"):
         candidate.planned(whole, 0.1, "router", 0)
     with pytest.raises(ContractError, match="--plan 0 runs 0.25 of the decoder .* --budget 0.5 cannot be met"):
@@ -190,13 +191,84 @@ def test_an_openvla_of_other_suites_or_with_other_layers_is_refused(openvla):
 
 
 def test_a_student_runs_what_its_router_chooses_within_the_budget(openvla, tmp_path):
-    teacher = deployed(openvla, tmp_path / "teacher", statistics="libero_goal")
+    teacher = deployed(openvla, tmp_path / "teacher", statistics="libero_goal", period_s=0.05)
     router = listening_router(published.load(teacher, "libero_goal", dtype="float32"))
     student_folder.save(tmp_path / "student", teacher, {}, router, 0.75)
-    runtime = vla.load(tmp_path / "student", "libero_goal")
+    runtime, _, _ = vla.load(tmp_path / "student", "libero_goal")
     assert policies.RuntimePolicy(runtime, preprocess.view).act(look()).budget == 0.75
     decision = policies.RuntimePolicy(candidate.planned(runtime, 0.5, "router", 0), preprocess.view).act(look())
     assert decision.budget == 0.5 and list(decision.executed) == [True, False, False, True]
+
+
+def on_libero(folder: Path, to: Path, **more) -> Path:
+    """A copy whose deployment.json says what LIBERO's data are."""
+    return deployed(folder, to, **{"statistics": "libero_goal", "period_s": 0.05, "crop_area": 0.9} | more)
+
+
+def test_what_its_deployment_says_of_computing_holds_on_libero_too(openvla, tmp_path):
+    told = on_libero(openvla, tmp_path / "told", dtype="int8", layers=[0, 3])
+    policy, prepare, _ = vla.load(told, "libero_goal")
+    assert list(policies.RuntimePolicy(policy, prepare).act(look()).executed) == [True, False, False, True]
+    assert any(t.dtype == torch.int8 for t in policy._checkpoint.model.state_dict().values())
+    whole, _, _ = vla.load(on_libero(openvla, tmp_path / "whole", dtype="float32"), "libero_goal")
+    assert {t.dtype for t in whole._checkpoint.model.state_dict().values() if t.is_floating_point()} == {torch.float32}
+
+
+@pytest.mark.parametrize(("area", "cropped"), [(0.9, True), (1.0, False)])
+def test_pictures_are_cropped_only_for_who_was_trained_on_crops(openvla, tmp_path, area, cropped):
+    _, prepare, _ = vla.load(on_libero(openvla, tmp_path / "told", crop_area=area), "libero_goal")
+    frame = look().images["agentview"]
+    assert np.array_equal(prepare(frame), preprocess.view(frame, cropped))
+    assert not np.array_equal(prepare(frame), preprocess.view(frame, not cropped))
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"period_s": 0.2}, "period_s is 0.2; LIBERO acts every 0.05 s"),
+        ({"crop_area": 0.8}, "crop_area is 0.8; LIBERO's pictures are cropped to 0.9"),
+        ({"statistics": "libero_spatial_no_noops"}, "statistics are libero_spatial_no_noops, so its actions are not"),
+        ({"layers": [4]}, r"expected one or more of 0 … 3"),
+        ({"execute": 2}, "OpenVLA makes one action per step"),
+    ],
+)
+def test_a_deployment_that_is_not_liberos_is_refused_by_what_it_says(openvla, tmp_path, more, words):
+    with pytest.raises(ContractError, match=words):
+        vla.load(on_libero(openvla, tmp_path / "told", **more), "libero_goal")
+
+
+@pytest.fixture(scope="module")
+def cogact(tmp_path_factory):
+    """CogACT's layout with random weights and LIBERO's statistics."""
+    folder = tool("reference_cogact_vla").write_checkpoint(tmp_path_factory.mktemp("libero") / "run")
+    edit_json(folder / "dataset_statistics.json", lambda _: maker.statistics(("libero_goal",)))
+    return folder
+
+
+def test_a_cogact_acts_on_libero_in_chunks_and_the_report_says_that_no_protocol_was_published(cogact, tmp_path, capsys):
+    folder = on_libero(cogact, tmp_path / "cogact", execute=3)
+    policy, prepare, whose = vla.load(folder, "libero_goal")
+    decision = policies.RuntimePolicy(policy, prepare, whose).act(look())
+    assert decision.actions.shape == (3, 7) and np.isfinite(decision.actions).all()
+    place, report = stand_in_environment(tmp_path / "libero"), tmp_path / "report.json"
+    words = ["--checkpoint", str(folder), "--suite", "libero_goal", "--libero", str(place), "--episodes", "1"]
+    assert cli.main(["eval", *words, "--out", str(tmp_path / "run"), "--json", str(report)]) == 0
+    assert json.loads(report.read_text())["protocol"] == whose and "none was published for CogACT" in whose
+    assert f"protocol: {whose}" in capsys.readouterr().out
+    with pytest.raises(ContractError, match="so its actions are not those of libero_10"):
+        vla.load(folder, "libero_10")
+
+
+def test_a_published_student_is_judged_by_the_command_within_its_budget(openvla, tmp_path):
+    teacher = on_libero(openvla, tmp_path / "teacher", dtype="float32")
+    router = listening_router(published.load(teacher, "libero_goal", dtype="float32"))
+    student_folder.save(tmp_path / "student", teacher, {}, router, 0.75)
+    place, report = stand_in_environment(tmp_path / "libero"), tmp_path / "report.json"
+    words = ["--checkpoint", str(tmp_path / "student"), "--suite", "libero_goal", "--libero", str(place)]
+    words += ["--episodes", "1", "--budget", "0.5", "--out", str(tmp_path / "run"), "--json", str(report)]
+    assert cli.main(["eval", *words]) == 0
+    found = json.loads(report.read_text())
+    assert found["layers_executed_mean"] == 2 and found["protocol"] == "OpenVLA's" and found["budget_asked"] == 0.5
 
 
 def test_the_script_reads_the_objects_and_nothing_else():

@@ -43,10 +43,11 @@ class SuitePolicy(Protocol):
     """Acts in a benchmark; used from one thread.
 
     identity: tells one policy's results from another's when a run is resumed. cameras: those that it looks at; looks in
-    the middle of a chunk, and of a policy that names none, have no images.
+    the middle of a chunk, and of a policy that names none, have no images. protocol: whose way of judging it is.
     """
 
     identity: str
+    protocol: str
     cameras: tuple[str, ...]
 
     def begin(self, instruction: str) -> None:

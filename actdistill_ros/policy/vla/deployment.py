@@ -66,31 +66,30 @@ def load(folder: Path, device: str = "cpu") -> VlaPolicy:
     fitting router."""
     contract(folder)  # before billions of weights are read
     made, told = layout.read(folder), read(folder)
-    planner, router = _plans(made, told, device)
-    capture = _capture(told.capture, device, folder / FILE)
-    space = _space(told, folder / FILE)
+    planner, router = plans(made, told, device)
+    way = capture(told.capture, device, folder / FILE)
+    said = space(told, folder / FILE)
     if cogact_checkpoint.is_cogact(made):
         averaged = EnsembleSettings(told.ensemble) if told.ensemble else None
-        settings = CogACTSettings(told.camera, told.frame, told.period_s, told.execute, space, averaged)
+        settings = CogACTSettings(told.camera, told.frame, told.period_s, told.execute, said, averaged)
         run = cogact_checkpoint.load(folder, told.statistics, told.dtype, device, crop_area=told.crop_area)
-        return cogact_policy.make(run, settings, planner, router, capture)
+        return cogact_policy.make(run, settings, planner, router, way)
     loaded = checkpoint.load(folder, told.statistics, told.dtype, device, told.crop_area)
-    settings = OpenVLASettings(told.camera, told.frame, told.period_s, space)
-    return openvla_policy.make(loaded, settings, planner, router, capture)
+    settings = OpenVLASettings(told.camera, told.frame, told.period_s, said)
+    return openvla_policy.make(loaded, settings, planner, router, way)
 
 
 def contract(folder: Path) -> Contract:
     """What `load` will promise, without reading a weight. Raises ContractError if the folder cannot be right."""
     made, told = layout.read(folder), read(folder)
     cogact = cogact_checkpoint.is_cogact(made)
-    _check_actions(told, cogact, folder / FILE)
-    _check_layers(told, made)
+    check_fits(told, made)
     known = statistics.read(made.folder, made.config)
     key = statistics.choose(known, told.statistics, made.folder)
     checkpoint.check_dimensions(known[key], key, made.folder)
-    space = _space(told, folder / FILE)
+    said = space(told, folder / FILE)
     chunk = cogact_checkpoint.chunk_of(made) if cogact and not told.ensemble else 1
-    settings = OpenVLASettings(told.camera, told.frame, told.period_s, space)
+    settings = OpenVLASettings(told.camera, told.frame, told.period_s, said)
     _, promised = promise.of(known, key, made.shape.image_size, settings, chunk, statistics.place(made.folder))
     return promised.executing(told.execute, str(folder))
 
@@ -101,7 +100,7 @@ def unfilled(folder: Path) -> VlaPolicy:
     Raises ContractError for all that `load` refuses but weights that are not finite and too little memory.
     """
     made, told, promised = layout.read(folder), read(folder), contract(folder)
-    planner, router = _plans(made, told, "cpu")
+    planner, router = plans(made, told, "cpu")
     source = checkpoint.open_source(made)
     beside = checkpoint.read_beside(made, source, told.statistics, told.crop_area, None)
     model = openvla.unfilled(made.shape)
@@ -176,13 +175,20 @@ _KEYS: dict[str, tuple[Callable[[object], bool], str]] = {  # key: whether a val
 }
 
 
-def _space(told: Deployment, path: Path) -> Convention | None:
+def space(told: Deployment, path: Path) -> Convention | None:
+    """What its actions are; None for a published data set's. Raises ContractError if nobody knows that name."""
     if told.action_space is None:
         return None
     try:
         return convention(told.action_space)
     except ContractError as error:
         raise ContractError(f"{path}: action_space: {error}") from error
+
+
+def check_fits(told: Deployment, made: Layout) -> None:
+    """Raises ContractError if it names chunks or layers that this model does not have."""
+    _check_actions(told, cogact_checkpoint.is_cogact(made), made.folder / FILE)
+    _check_layers(told, made)
 
 
 def _check_actions(told: Deployment, cogact: bool, path: Path) -> None:
@@ -203,7 +209,8 @@ def _check_layers(told: Deployment, made: Layout) -> None:
         )
 
 
-def _capture(way: str | None, device: str, path: Path) -> captured.Capture | None:
+def capture(way: str | None, device: str, path: Path) -> captured.Capture | None:
+    """How frequent plans are captured. Raises ContractError if that cannot be on this device."""
     if way is None:
         return None
     if way == "cuda-graph" and not device.startswith("cuda"):
@@ -213,7 +220,7 @@ def _capture(way: str | None, device: str, path: Path) -> captured.Capture | Non
     return captured.by_name(way)
 
 
-def _plans(made: Layout, told: Deployment, device: str) -> tuple[Planner, VlaRouter | None]:
+def plans(made: Layout, told: Deployment, device: str) -> tuple[Planner, VlaRouter | None]:
     """What chooses the layers of a step: the router if the folder has one, else the deployment."""
     path = made.folder / FILE
     routed = student_folder.load(made.folder, made.shape, device)

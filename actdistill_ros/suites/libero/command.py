@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
         "settling_steps": protocol.SETTLING_STEPS,
         "max_steps": protocol.MAX_STEPS[args.suite],
     }
+    print(f"protocol: {policy.protocol}", flush=True)
     folder = args.out or ROOT / f"{args.suite}-{policy.identity}"
     log = folder / "world.log"
     with Record(folder, settings) as record:
@@ -58,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
                 print(f"\n{len(record.ended)} episodes are kept in {folder}; the same command goes on", file=sys.stderr)
                 raise
             settings |= {"benchmark_versions": dict(world.versions), "threads_torch": args.threads}
+            settings["protocol"] = policy.protocol
             tasks = world.tasks
         found = report.body([record.ended[e.number] for e in episodes], tasks, settings)
     print(report.table(found))

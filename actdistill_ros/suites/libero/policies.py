@@ -19,6 +19,7 @@ from actdistill_ros.suites.policy import Decision, Look, SuitePolicy
 CAMERAS = ("agentview", "robot0_eye_in_hand")
 FINGERS_APART_M = 0.08
 LIBERO = convention("libero")
+OWN = "OpenVLA's steps and seeds; pictures as this checkpoint's contract says"
 
 
 class Runtime(Protocol):
@@ -35,8 +36,11 @@ class Runtime(Protocol):
 class RuntimePolicy:
     """A loaded checkpoint on LIBERO's robot: frames prepared, actions converted, each exactly once."""
 
-    def __init__(self, runtime: Runtime, prepare: Callable[[np.ndarray], np.ndarray]) -> None:
-        """prepare: from a frame as rendered to what the checkpoint's cameras showed in training.
+    def __init__(
+        self, runtime: Runtime, prepare: Callable[[np.ndarray], np.ndarray], protocol_of: str = "OpenVLA's"
+    ) -> None:
+        """prepare: from a frame as rendered to what the checkpoint's cameras showed in training. protocol_of: whose way
+        of judging this is.
 
         Raises ContractError if the checkpoint is for other cameras or another rate than LIBERO's.
         """
@@ -48,7 +52,7 @@ class RuntimePolicy:
                 f"{1 / period:g} Hz. LIBERO shows {', '.join(CAMERAS)} at {1 / protocol.PERIOD_S:g} Hz. Give a "
                 f"checkpoint trained on LIBERO's data, or --checkpoint {scripted.NAME} to try the benchmark out."
             )
-        self.identity = runtime.checkpoint_id
+        self.identity, self.protocol = runtime.checkpoint_id, protocol_of
         self._runtime, self._prepare, self._period_s = runtime, prepare, period
         self._done = 0
 
@@ -90,7 +94,7 @@ def load(args: argparse.Namespace) -> SuitePolicy:
     torch.set_num_threads(args.threads)
     torch.manual_seed(seed)
     if layout.is_vla(args.checkpoint):
-        runtime, prepare = vla.load(args.checkpoint, args.suite), preprocess.view
+        runtime, prepare, whose = vla.load(args.checkpoint, args.suite)
     else:
-        runtime, prepare = PolicyRuntime.load(args.checkpoint), preprocess.turn
-    return RuntimePolicy(planned(runtime, args.budget, args.plan, seed), prepare)
+        runtime, prepare, whose = PolicyRuntime.load(args.checkpoint), preprocess.turn, OWN
+    return RuntimePolicy(planned(runtime, args.budget, args.plan, seed), prepare, whose)

@@ -40,7 +40,7 @@ class Stage:
 class Scripted:
     """Grasps the bowl by its rim and puts it on the plate, stage after stage."""
 
-    identity = NAME
+    identity, protocol = NAME, "OpenVLA's"
     cameras: tuple[str, ...] = ()
 
     def begin(self, instruction: str) -> None:
