@@ -271,6 +271,20 @@ def test_a_published_student_is_judged_by_the_command_within_its_budget(openvla,
     assert found["layers_executed_mean"] == 2 and found["protocol"] == "OpenVLA's" and found["budget_asked"] == 0.5
 
 
+def test_a_run_does_not_go_on_under_another_deployment_of_the_same_weights(openvla, tmp_path, capsys):
+    place, folder = stand_in_environment(tmp_path / "libero"), on_libero(openvla, tmp_path / "told", layers=[0])
+    words = ["eval", "--checkpoint", str(folder), "--suite", "libero_goal", "--libero", str(place), "--episodes", "1"]
+    words += ["--out", str(tmp_path / "run"), "--json", str(tmp_path / "report.json")]
+    assert cli.main(words) == 0
+    assert json.loads((tmp_path / "report.json").read_text())["deployment"]["layers"] == [0]
+    edit_json(folder / "deployment.json", lambda body: body | {"frame": [192, 192]})  # an arm's, not heeded here
+    assert cli.main(words) == 0
+    edit_json(folder / "deployment.json", lambda body: body | {"layers": [1]})
+    assert cli.main(words) == 2
+    said = capsys.readouterr().err
+    assert "is of another run: deployment" in said and "'layers': [1]" in said and "Give another --out" in said
+
+
 def test_the_script_reads_the_objects_and_nothing_else():
     script = Scripted()
     script.begin("put the bowl on the plate")

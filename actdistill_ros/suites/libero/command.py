@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
         "simulator_seed": protocol.SIMULATOR_SEED,
         "settling_steps": protocol.SETTLING_STEPS,
         "max_steps": protocol.MAX_STEPS[args.suite],
+        **policies.told(args.checkpoint),
     }
     print(f"protocol: {policy.protocol}", flush=True)
     folder = args.out or ROOT / f"{args.suite}-{policy.identity}"

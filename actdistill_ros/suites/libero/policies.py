@@ -4,7 +4,9 @@ scripted."""
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -75,6 +77,17 @@ def observation(look: Look, images: dict[str, np.ndarray], stamp_s: float) -> Ob
     pose = ArmPose(look.state[:3].copy(), from_rotation_vector(look.state[3:6]))
     opening = float(np.clip((look.state[6] - look.state[7]) / FINGERS_APART_M, 0.0, 1.0))
     return Observation(images, pose, opening, look.instruction, stamp_s)
+
+
+def told(folder: Path) -> dict[str, object]:
+    """What a published model's deployment.json says that holds on LIBERO, for the weights' name says nothing of it:
+    episodes under another type, plan or chunk are of another run. Nothing where there is no such file. `load` has
+    checked it."""
+    file = folder / "deployment.json"
+    if not file.is_file():
+        return {}
+    said = json.loads(file.read_text(encoding="utf-8"))
+    return {"deployment": {key: value for key, value in said.items() if key not in ("camera", "frame")}}
 
 
 def load(args: argparse.Namespace) -> SuitePolicy:
