@@ -1,5 +1,6 @@
-"""OpenVLA and CogACT as teachers, in small: one command from the folder to a student that runs; killed, resumed,
-refused."""
+"""OpenVLA and CogACT as teachers, in small: one command from the folder to a student that runs; killed, resumed."""
+
+# ruff: noqa: F811
 
 from __future__ import annotations
 
@@ -14,53 +15,22 @@ import numpy as np
 import pytest
 import torch
 import vla_distill_parts as parts
-from distill_parts import parse, random_teacher
+from distill_parts import parse
 from safetensors.torch import load_file
-from vla_parts import edit_json, linked_copy
+from vla_distill_fixtures import HEADS, SMALL, STEPS, cogact, data, openvla, student, words  # noqa: F401
 
-from actdistill_ros.contract.contract import ContractError
 from actdistill_ros.contract.observation import ArmPose, Observation
-from actdistill_ros.data.episode import DataError
-from actdistill_ros.distill import command, depth, judge, report
-from actdistill_ros.distill.graph import HeadConfig, LayerHeads
+from actdistill_ros.distill import command, judge, report
 from actdistill_ros.distill.loop import DistillError
 from actdistill_ros.distill.losses import StreamWeights
-from actdistill_ros.distill.memory import Meter
-from actdistill_ros.distill.student import StudentSettings
-from actdistill_ros.distill.vla import command as vla_command
-from actdistill_ros.distill.vla import estimate, measures
+from actdistill_ros.distill.vla import measures
 from actdistill_ros.distill.vla.adapters import LINEAR, LowRank
 from actdistill_ros.distill.vla.samples import VlaBatch
-from actdistill_ros.distill.vla.student import VlaStudent
 from actdistill_ros.distill.vla.teacher import VlaTeacher, head_of, load, said
 from actdistill_ros.policy import loading
 from actdistill_ros.policy.vla import deployment
-from actdistill_ros.policy.vla.openvla import PrismaticShape
 
-STEPS, KILL_AFTER = 7, 2
-SMALL = ["--budget", 0.75, "--batch", 8, "--probe-steps", 2, "--threads", 1, "--save-every", 1, "--rank", 4]
-HEADS = HeadConfig(graph=False)
-GB = 10**9
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return parts.data(tmp_path_factory.mktemp("data") / "set")
-
-
-@pytest.fixture(scope="module")
-def openvla(tmp_path_factory) -> Path:
-    return parts.teacher(tmp_path_factory.mktemp("openvla") / "teacher", "openvla")
-
-
-@pytest.fixture(scope="module")
-def cogact(tmp_path_factory) -> Path:
-    return parts.teacher(tmp_path_factory.mktemp("cogact") / "teacher", "cogact")
-
-
-@pytest.fixture(scope="module")
-def words(openvla, data):
-    return ["--teacher", openvla, "--data", data, "--steps", STEPS, *SMALL]
+KILL_AFTER = 2
 
 
 @pytest.fixture(scope="module")
@@ -75,14 +45,6 @@ def unspoiled(openvla, data) -> VlaTeacher:
     """A teacher that no test adapts."""
     torch.set_num_threads(1)
     return VlaTeacher(openvla, [data], None)
-
-
-def student(teacher: VlaTeacher, rank: int = 4, **settings) -> VlaStudent:
-    torch.manual_seed(0)
-    shape = teacher.shape
-    heads = LayerHeads(shape.layers, shape.width, shape.chunk, shape.action_dim, HEADS)
-    told = StudentSettings(**{"budget": 0.75, "steps": 20, "batch": 8, "warmup": 2, **settings})
-    return VlaStudent("student", teacher, heads, depth.places([2, 1], shape.layers), told, rank)
 
 
 def observation(seed: int = 0) -> Observation:
@@ -155,6 +117,24 @@ def test_a_cogact_student_has_its_own_head_and_runs_what_the_router_chooses(coga
     changed = {name for name in was if not torch.equal(was[name], now[name])}
     assert "head.blocks.0.mlp.fc1.weight" in changed and "vlm.decoder.layers.3.mlp.up_proj.weight" in changed
     assert all(name.startswith(("head.", "vlm.decoder.layers.")) for name in changed)
+
+
+def test_a_student_is_not_distilled_again(words, distilled, tmp_path):
+    with pytest.raises(DistillError, match="has a router, so it is a student"):
+        command.run(parse(*words, "--out", tmp_path / "x", "--teacher", distilled))
+
+
+def test_the_report_is_there_whatever_becomes_of_judging(words, tmp_path, monkeypatch):
+    def broken(*_):
+        raise DistillError("the evaluation of teacher ended with exit code 1")
+
+    monkeypatch.setattr(judge, "all_of", broken)
+    small = ["--steps", 1, "--no-graph", "--budget", 1.0]
+    with pytest.raises(DistillError, match="ended with exit code 1"):
+        command.run(parse(*words, *small, "--out", tmp_path / "x"))
+    body = json.loads((tmp_path / "x" / report.BODY).read_text())
+    assert body["judged"] == {} and len(body["held_out"]) == len(command.CURVE_BUDGETS)
+    assert (tmp_path / "x" / report.TEXT).is_file() and loading.load(tmp_path / "x").budget == 1.0
 
 
 # -- adapters
@@ -284,176 +264,3 @@ def test_layers_are_given_up_from_the_least_missed_on(unspoiled):
         for layer, plan in plans.items()
     }
     assert sorted(order) == [1, 2] and order[0] == min(costs, key=costs.get)
-
-
-# -- what it costs
-def test_a_dry_run_shows_its_arithmetic_and_writes_nothing(words, tmp_path, capsys):
-    assert command.run(parse(*words, "--out", tmp_path / "x", "--dry-run")) == 0
-    text = capsys.readouterr().out
-    assert "adapters of rank 4: 15.9 k × 20 bytes" in text and "memory" in text and "min" in text
-    assert not list(tmp_path.iterdir())
-
-
-def test_the_estimate_counts_what_is_there(openvla, data):
-    made = student(VlaTeacher(openvla, [data], None))
-    sizes = estimate.measure(openvla, [data])
-    assert sizes.frozen == made.teacher.parameters
-    assert 4 * sizes.adapted == sum(p.numel() for p in made.trained.parameters().values())
-    lengths = made.teacher.samples.at(made.teacher.samples.training).length
-    assert sizes.tokens == int(lengths.max()) + made.teacher.patches + 7
-
-
-def test_a_teacher_of_seven_billion_weights_fits_one_card_of_80_gb():
-    sizes = estimate.sizes_of(PrismaticShape(), words=40, head={})
-    needed = {
-        checkpointing: sum(p.size for p in estimate.memory(sizes, "bfloat16", 32, HeadConfig(), 16, checkpointing))
-        for checkpointing in (True, False)
-    }
-    assert sizes.frozen > 7e9
-    assert needed[True] < 0.8 * 80 * GB < 80 * GB < needed[False]
-
-
-# -- refused
-@pytest.mark.parametrize(
-    ("more", "reason"),
-    [
-        (["--split"], "--split is not for published VLAs: each process holds the whole teacher"),
-        (["--controls"], "--controls is not for published VLAs: judge the student at other budgets"),
-        (["--recent-actions", 2], "--recent-actions is not for published VLAs"),
-        (["--full"], "give one of the two"),
-        (["--rank", 0], "--rank is 0, expected 1 or more"),
-        (["--budget", 0.3], "less than the first and the last"),
-        (["--batch", 6], "cannot be split into 4 groups"),
-    ],
-)
-def test_what_is_not_for_published_teachers_is_refused_by_name(words, tmp_path, more, reason):
-    with pytest.raises(DistillError, match=reason):
-        command.run(parse(*words, "--out", tmp_path / "x", *more))
-    assert not list(tmp_path.iterdir())
-
-
-def test_adapters_are_refused_for_other_teachers(data, tmp_path):
-    teacher = random_teacher(tmp_path / "teacher")
-    with pytest.raises(DistillError, match="--full and --rank are for published VLAs"):
-        command.run(parse("--teacher", teacher, "--data", data, "--out", tmp_path / "x", "--full"))
-
-
-def test_a_student_is_not_distilled_again(words, distilled, tmp_path):
-    with pytest.raises(DistillError, match="has a router, so it is a student"):
-        command.run(parse(*words, "--out", tmp_path / "x", "--teacher", distilled))
-
-
-def test_a_teacher_that_is_not_deployed_is_refused_with_an_example(words, openvla, tmp_path):
-    bare = linked_copy(openvla, tmp_path / "bare")
-    (bare / "deployment.json").unlink()
-    with pytest.raises(ContractError, match=r'deployment\.json is missing.*"camera": "front"'):
-        command.run(parse(*words, "--out", tmp_path / "x", "--teacher", bare))
-
-
-@pytest.mark.parametrize(
-    ("told", "reason"),
-    [({"layers": [0, 3]}, "leaves layers out"), ({"dtype": "float16"}, "in float32 or bfloat16, not float16")],
-)
-def test_a_teacher_that_cannot_be_trained_from_is_refused(words, openvla, tmp_path, told, reason):
-    other = linked_copy(openvla, tmp_path / "other")
-    edit_json(other / "deployment.json", lambda body: body | told)
-    with pytest.raises(DistillError, match=reason):
-        command.run(parse(*words, "--out", tmp_path / "x", "--teacher", other))
-
-
-def test_neither_the_teacher_nor_what_lies_elsewhere_is_overwritten(words, openvla, data):
-    for out, reason in ((openvla, "is the teacher itself"), (data, "holds no student of teacher")):
-        with pytest.raises((DistillError, ContractError), match=reason):
-            command.run(parse(*words, "--out", out))
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"fps": 10}, "10 frames per second"),
-        ({"camera": "wrist"}, "says that the teacher sees front"),
-        ({"episodes": 8}, "8 episodes are too few"),
-    ],
-)
-def test_data_that_do_not_fit_the_teacher_are_refused_before_anything_is_trained(words, tmp_path, change, reason):
-    other = parts.data(tmp_path / "other", **change)
-    with pytest.raises(DataError, match=reason):
-        command.run(parse(*words, "--out", tmp_path / "x", "--data", other))
-    assert not (tmp_path / "x").exists() and not (tmp_path / "x.training").exists()
-
-
-def test_an_unfinished_run_of_other_settings_is_not_resumed(openvla, data, tmp_path):
-    from actdistill_ros.distill.loop import fit
-
-    made = student(VlaTeacher(openvla, [data], None), steps=1)
-    fit(made, tmp_path, 1, say=lambda _: None)
-    made.settings = made.settings.replace('"rank": 4', '"rank": 8')
-    with pytest.raises(DistillError, match="rank: 4 there, 8 now"):
-        fit(made, tmp_path, 1)
-
-
-def without_labels(folder: Path, data: Path) -> Path:
-    """The same data set whose frames are not labelled."""
-    copy = linked_copy(data, folder)
-    edit_json(copy / "meta" / "info.json", lambda info: info["features"].pop("chunk") and None)
-    return copy
-
-
-@pytest.mark.parametrize("more", [[], ["--dry-run"]])
-@pytest.mark.parametrize(
-    ("spoil", "reason"),
-    [
-        (lambda folder, data: without_labels(folder, data), "has no column chunk"),
-        (lambda folder, data: parts.data(folder, fps=10), "has 10 frames per second"),
-        (lambda folder, data: parts.data(folder, episodes=2), "2 episodes are too few"),
-    ],
-)
-def test_a_dry_run_refuses_the_data_that_the_run_would_refuse(openvla, data, tmp_path, spoil, reason, more):
-    spoilt = spoil(tmp_path / "set", data)
-    with pytest.raises(DataError, match=reason):
-        command.run(parse("--teacher", openvla, "--data", spoilt, *SMALL, "--out", tmp_path / "x", *more))
-
-
-@pytest.mark.parametrize(
-    ("more", "told", "reason"),
-    [
-        (["--batch", 80], {}, "a batch of 80 is more than the 78 samples"),
-        ([], {"statistics": "libero_spatial", "action_space": "arx5_metres"}, "no statistics 'libero_spatial'"),
-        ([], {"action_space": "libero"}, "beyond the range are refused"),
-    ],
-)
-def test_a_dry_run_says_how_the_data_fit_the_teacher(openvla, data, tmp_path, more, told, reason):
-    teacher = linked_copy(openvla, tmp_path / "teacher")
-    edit_json(teacher / "deployment.json", lambda body: body | told)
-    with pytest.raises((DataError, ContractError), match=reason):
-        command.run(parse("--teacher", teacher, "--data", data, *SMALL, *more, "--out", tmp_path / "x", "--dry-run"))
-
-
-def test_a_distillation_that_does_not_fit_in_memory_is_refused_before_the_teacher_is_loaded(
-    words, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(Meter, "free", lambda self: 1 << 20)
-    monkeypatch.setattr(vla_command, "VlaTeacher", lambda *_: pytest.fail("it was loaded"))
-    with pytest.raises(DistillError, match=r"of memory are needed and 0\.0 GiB are there"):
-        command.run(parse(*words, "--out", tmp_path / "x"))
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("more", [[], ["--dry-run"]])
-def test_a_teacher_of_another_world_is_not_trained_to_be_judged_on_the_tabletop(words, tmp_path, more):
-    with pytest.raises(ContractError, match=r"an action each 0\.2 s and cameras front of 48 × 64; the tabletop has"):
-        command.run(parse(*words, "--out", tmp_path / "x", "--eval-episodes", 1, *more))
-    assert not list(tmp_path.iterdir())
-
-
-def test_the_report_is_there_whatever_becomes_of_judging(words, tmp_path, monkeypatch):
-    def broken(*_):
-        raise DistillError("the evaluation of teacher ended with exit code 1")
-
-    monkeypatch.setattr(judge, "all_of", broken)
-    small = ["--steps", 1, "--no-graph", "--budget", 1.0]
-    with pytest.raises(DistillError, match="ended with exit code 1"):
-        command.run(parse(*words, *small, "--out", tmp_path / "x"))
-    body = json.loads((tmp_path / "x" / report.BODY).read_text())
-    assert body["judged"] == {} and len(body["held_out"]) == len(command.CURVE_BUDGETS)
-    assert (tmp_path / "x" / report.TEXT).is_file() and loading.load(tmp_path / "x").budget == 1.0
