@@ -4,7 +4,6 @@ scripted."""
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -83,10 +82,12 @@ def told(folder: Path) -> dict[str, object]:
     """What a published model's deployment.json says that holds on LIBERO, for the weights' name says nothing of it:
     episodes under another type, plan or chunk are of another run. Nothing where there is no such file. `load` has
     checked it."""
-    file = folder / "deployment.json"
+    from actdistill_ros.policy.vla import layout
+
+    file = folder / layout.DEPLOYMENT
     if not file.is_file():
         return {}
-    said = json.loads(file.read_text(encoding="utf-8"))
+    said = layout.read_json(file)
     return {"deployment": {key: value for key, value in said.items() if key not in ("camera", "frame")}}
 
 

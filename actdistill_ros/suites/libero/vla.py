@@ -3,14 +3,14 @@ deployment.json may."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from actdistill_ros.contract.contract import ContractError
+from actdistill_ros.contract.contract import ContractError, Statistics
 from actdistill_ros.policy.vla import (
     checkpoint,
     cogact_checkpoint,
@@ -40,8 +40,8 @@ def load(folder: Path, suite: str) -> tuple[VlaPolicy, Callable[[np.ndarray], np
     and averaging hold; camera and frame are LIBERO's. Raises ContractError if the folder has no statistics of the suite
     or was made for another rate, crop or other statistics.
     """
-    made, told = layout.read(folder), _told(folder, suite)
-    _check_trained(made, suite)
+    made = layout.read(folder)
+    told = _told(made, suite)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     planner, router = deployment.plans(made, told, device)
     capture = deployment.capture(told.capture, device, folder / deployment.FILE)
@@ -57,9 +57,9 @@ def load(folder: Path, suite: str) -> tuple[VlaPolicy, Callable[[np.ndarray], np
     return cogact_policy.make(run, chunks, planner, router, capture), prepare, NONE_PUBLISHED
 
 
-def _check_trained(made: Layout, suite: str) -> None:
+def _key(known: Mapping[str, Statistics], suite: str, folder: Path) -> str:
     try:
-        statistics.choose(statistics.read(made.folder, made.config), suite, made.folder)
+        return statistics.choose(known, suite, folder)
     except ContractError as error:
         raise ContractError(
             f"{error} On LIBERO a checkpoint acts with the statistics of the suite that it was trained on: give a "
@@ -67,13 +67,14 @@ def _check_trained(made: Layout, suite: str) -> None:
         ) from error
 
 
-def _told(folder: Path, suite: str) -> Deployment:
+def _told(made: Layout, suite: str) -> Deployment:
     """What deployment.json says, if there is one; else what OpenVLA's fine-tunes were published with."""
-    path = folder / deployment.FILE
+    known, path = statistics.read(made.folder, made.config), made.folder / deployment.FILE
+    key = _key(known, suite, made.folder)
     if not path.is_file():
         return Deployment(CAMERA, FRAME, protocol.PERIOD_S, crop_area=preprocess.CROP_AREA)
-    told = deployment.read(folder)
-    deployment.check_fits(told, layout.read(folder))
+    told = deployment.read(made.folder)
+    deployment.check_fits(told, made)
     if abs(told.period_s - protocol.PERIOD_S) > 1e-6:
         raise ContractError(
             f"{path}: period_s is {told.period_s:g}; LIBERO acts every {protocol.PERIOD_S:g} s. Give a checkpoint that "
@@ -84,13 +85,9 @@ def _told(folder: Path, suite: str) -> Deployment:
             f"{path}: crop_area is {told.crop_area:g}; LIBERO's pictures are cropped to {preprocess.CROP_AREA:g} of "
             "their area as published, or to 1 for a checkpoint that was trained without random crops."
         )
-    if told.statistics and _plain(told.statistics) != suite:
+    if told.statistics and statistics.choose(known, told.statistics, made.folder) != key:
         raise ContractError(
             f"{path}: statistics are {told.statistics}, so its actions are not those of {suite}. Give a checkpoint "
             "that was trained on this suite."
         )
     return told
-
-
-def _plain(key: str) -> str:
-    return key.removesuffix("_no_noops")
