@@ -170,15 +170,3 @@ def test_motors_that_speak_the_other_kind_are_another_model():
     monitor = BusMonitor(replace(SDK, model="L5"))
     monitor.take(*encode_answer(X5[1], Answer(0.0, 0.0, 0.0, 0, (30.0,))), 1.0)
     assert monitor.other_model == "joint2 answers as an EC motor"
-
-
-def test_acknowledging_needs_an_answer_and_all_that_answered_lately():
-    wire = Wire()
-    assert not wire.monitor.acknowledged(wire.now_s)
-    wire.run(0.1)
-    sent_s = wire.now_s
-    wire.mute = {"joint2"}
-    assert not wire.run(0.01).monitor.acknowledged(sent_s)
-    wire.run(1.2)  # it has been mute for long: nobody waits for it
-    sent_s = wire.now_s
-    assert wire.run(0.01).monitor.acknowledged(sent_s)

@@ -31,7 +31,6 @@ LIMIT_MAX = (2.618, 3.5, 3.2, 1.55, 1.57, 2.0)
 TORQUE_MAX = (30.0, 40.0, 30.0, 15.0, 10.0, 10.0, 1.5)  # [Nm], joints and gripper
 REPORTABLE = {"DM_J4310": 18.0 * 0.424, "DM_J4340": 18.0, "EC_A4310": 58.8}  # [Nm], where the motor's scale ends
 NEVER = 0.0
-LATELY_S = 1.0
 FRESH_SHARE, LATE_SHARE = 0.25, 0.5
 """Shares of the answer timeout: how old an answer of a motor that answers is, how far behind its answers may be."""
 FORGIVEN_HZ = 10.0
@@ -139,11 +138,6 @@ class BusMonitor:
             if command is not None and command.kp > 0.0:
                 return False
         return True
-
-    def acknowledged(self, since_s: float) -> bool:
-        """Whether motors answered since then, all those that did shortly before it among them."""
-        lately = [track.answered_s > since_s for track in self.tracks if track.answered_s > since_s - LATELY_S]
-        return bool(lately) and all(lately)
 
     def faults(self, answers: list[Answer | None], now_s: float) -> dict[str, str]:
         """Motor name -> what is wrong with it, for the motors where something is."""

@@ -17,31 +17,45 @@ from actdistill_ros.arm.sdk_settings import SdkSettings
 
 REPEAT_S = 0.05  # between rounds
 QUIET_S = 0.005  # no frame for so long: what the dead SDK had queued is gone
+HUSH_S = 0.2  # no answer from anybody for so long: frames may not reach the motors at all
+PATIENCE_S = 1.0  # how long a motor that does not answer is asked while others answer
 LINGER_S = 30.0  # how long motors that do not acknowledge are tried after the driver left
 GRIPPER_KD = 0.2
 OWN_END_S = 1.0  # how long an SDK process without a guard may take to damp and end by itself
 
 
 class Damper:
-    """Rounds of one frame per motor, until each motor that lives has acknowledged one."""
+    """Rounds of one frame per motor, until every motor that lives has acknowledged one.
+
+    A motor that was not heard yet may be slow, or its frame lost: it counts as dead only after it was asked for
+    `PATIENCE_S` while others answered.
+    """
 
     def __init__(self, connection: socket.socket, monitor: BusMonitor, settings: SdkSettings) -> None:
         """connection: also what `monitor` is fed from."""
         self._connection, self._monitor = connection, monitor
         kds = (*settings.damping_kd, GRIPPER_KD)
         self._round = [FRAME.pack(m.id, 8, damping(m, kd)) for m, kd in zip(monitor.motors, kds, strict=True)]
-        self._sent_s = 0.0
+        self._sent_s = self._alive_s = 0.0
         self.acknowledged = False
 
     def tick(self, now_s: float) -> None:
         """Never call it while the SDK lives: a second writer makes it abort."""
         monitor = self._monitor
-        if self._sent_s and monitor.commanded_s < self._sent_s and monitor.acknowledged(self._sent_s):
+        if not self._sent_s or now_s - max(track.answered_s for track in monitor.tracks) > HUSH_S:
+            self._alive_s = now_s
+        if self._sent_s and monitor.commanded_s < self._sent_s and self._answered(now_s):
             self.acknowledged = True
         elif not self.acknowledged and now_s - self._sent_s > REPEAT_S and now_s - monitor.commanded_s > QUIET_S:
             self._sent_s = now_s
             for packet in self._round:
                 wire.give(self._connection, packet)  # a bus that is off refuses it; the next round tries again
+
+    def _answered(self, now_s: float) -> bool:
+        """Whether the motors answered the last round, all but those that count as dead."""
+        missing = [track for track in self._monitor.tracks if track.answered_s <= self._sent_s]
+        dead = [track for track in missing if max(track.answered_s, self._alive_s) < now_s - PATIENCE_S]
+        return len(missing) == len(dead) < len(self._round)
 
 
 def rescue(bus: CanBus, settings: SdkSettings, pid: int) -> None:

@@ -152,6 +152,8 @@ class Bus:
                 packet = client.connection.recv(FRAME.size)
             except BlockingIOError:
                 return
+            except ConnectionResetError:
+                continue  # it closed with frames unread; what it sent before is on its way, as in a CAN adapter
             except OSError:
                 packet = b""
             if not packet:
