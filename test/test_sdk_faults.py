@@ -6,6 +6,9 @@ it."""
 from __future__ import annotations
 
 import re
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,8 @@ from actdistill_ros.arm.emulated.plant import gripper_readout
 from actdistill_ros.arm.frames import BRAKE
 from actdistill_ros.arm.sdk_arm import SdkArm
 from actdistill_ros.control.modes import Mode
+
+NOBODY = 2**22 + 1  # more than any process id
 
 
 def no_power(bus: Bus) -> bool:
@@ -263,6 +268,27 @@ def test_an_adapter_that_is_unplugged_is_named(bus):
     bus.unplug()
     fault_of(loop, "ERROR: can0 is gone: was the adapter unplugged?", Mode.DAMPING)
     assert "no emulated bus at" in loop.set_mode(Mode.IDLE, reset=True)
+
+
+def test_motors_that_could_not_be_damped_are_told_to_the_terminal_once_the_driver_has_left(bus, capfd):
+    loop = holding(bus.loop(), bus)
+    bus.unplug()
+    fault_of(loop, "ERROR: can0 is gone", Mode.DAMPING)
+    loop.stop()
+    until(lambda: not bus.processes(), "the end of the guard")
+    told = "ERROR: the motors on can0 did not acknowledge damping and may hold their last position: cut their power"
+    assert capfd.readouterr().err.count(told) == 1
+
+
+def test_a_guard_in_a_killed_one_s_place_that_cannot_reach_the_motors_tells_it(tmp_path, capfd):
+    mine, theirs = socket.socketpair()
+    command = [sys.executable, "-m", "actdistill_ros.arm.guard", "--settings", SDK.to_json(), "--interface", "can0"]
+    command += ["--emulated", str(tmp_path), "--after", str(NOBODY), "--fd", str(theirs.fileno())]
+    with mine, theirs:
+        done = subprocess.run(command, pass_fds=(theirs.fileno(),))
+    assert done.returncode == 1
+    told = capfd.readouterr().err
+    assert "did not acknowledge damping" in told and "no emulated bus at" in told
 
 
 def test_a_driver_that_sends_nonsense_loses_the_arm_damped(held, monkeypatch):

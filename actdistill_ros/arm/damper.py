@@ -58,8 +58,15 @@ class Damper:
         return len(missing) == len(dead) < len(self._round)
 
 
-def rescue(bus: CanBus, settings: SdkSettings, pid: int) -> None:
-    """After the guard died: let its SDK process (`pid`) end or kill it, then damp. Raises ArmError."""
+def unproven(name: str) -> str:
+    """What to tell when damping frames were not acknowledged."""
+    return f"ERROR: the motors on {name} did not acknowledge damping and may hold their last position: cut their power"
+
+
+def rescue(bus: CanBus, settings: SdkSettings, pid: int) -> bool:
+    """After the guard died: let its SDK process (`pid`) end or kill it, then damp. Whether the motors acknowledged it.
+
+    Raises ArmError if the bus cannot be opened, OSError if it cannot be read."""
     end_process(pid)
     with bus.open() as listener:
         monitor = BusMonitor(settings)
@@ -67,8 +74,10 @@ def rescue(bus: CanBus, settings: SdkSettings, pid: int) -> None:
         until = time.monotonic() + LINGER_S
         while not damper.acknowledged and time.monotonic() < until:
             select.select([listener], [], [], 0.005)
-            hear(listener, monitor)
+            if not hear(listener, monitor):
+                break
             damper.tick(time.monotonic())
+        return damper.acknowledged
 
 
 def hear(listener: socket.socket, monitor: BusMonitor) -> bool:

@@ -24,7 +24,7 @@ from actdistill_ros import priority
 from actdistill_ros.arm import sdk_wire as wire
 from actdistill_ros.arm.bus_monitor import BusMonitor, foreign_words
 from actdistill_ros.arm.can import CanBus, SocketCan, restart
-from actdistill_ros.arm.damper import LINGER_S, Damper, hear, rescue
+from actdistill_ros.arm.damper import LINGER_S, Damper, hear, rescue, unproven
 from actdistill_ros.arm.error import ArmError
 from actdistill_ros.arm.frames import others
 from actdistill_ros.arm.probe import probe
@@ -60,16 +60,23 @@ def main(argv: list[str] | None = None) -> int:
     priority.claim(priority.GUARD)
     try:
         if args.after is not None:
-            rescue(bus, settings, args.after)
-            return 0
+            return _told(args.interface, rescue(bus, settings, args.after))
         guard = Guard(bus, settings, driver)
     except (ArmError, OSError) as error:
+        if args.after is not None:
+            return _told(args.interface, False, f" ({error})")
         wire.give(driver, wire.words(fault=str(error)))
         return 1
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: guard.leave())
-    guard.run()
-    return 0
+    return _told(args.interface, guard.run())
+
+
+def _told(name: str, damped: bool, why: str = "") -> int:
+    """Exit code; the last words on motors that may be stiff go to the terminal, since the driver may be gone."""
+    if not damped:
+        print(f"{unproven(name)}{why}", file=sys.stderr, flush=True)
+    return 0 if damped else 1
 
 
 class Guard:
@@ -118,8 +125,8 @@ class Guard:
         os.set_blocking(self._process.stdout.fileno(), False)
         theirs.close()
 
-    def run(self) -> None:
-        """Until the driver left and the motors damp."""
+    def run(self) -> bool:
+        """Until the driver left and the motors damp; False if motors that had power did not acknowledge it."""
         due = time.monotonic()
         while not self._over():
             for key, _ in self._selector.select(max(0.0, due - time.monotonic())):
@@ -129,6 +136,7 @@ class Guard:
                 due = now + PERIOD_S
                 self._tick(now)
                 time.sleep(PAUSE_S)
+        return self._damper.acknowledged or not self._powered
 
     def leave(self, orderly: bool = True) -> None:
         """Damp and end; an arm whose driver died (not `orderly`) comes to rest first."""
