@@ -283,7 +283,7 @@ class Operator:
         """The arm's state, once it is in that mode because of these words."""
         return self.ros.until(
             lambda: (s := self.states[-1]).mode == mode and words in s.reason and s or None,
-            f"mode {mode} because of {words!r}; last {self.states[-1].reason!r}",
+            lambda: f"mode {mode} because of {words!r}; last mode {self.states[-1].mode}, {self.states[-1].reason!r}",
         )
 
     def close(self) -> None:

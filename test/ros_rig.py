@@ -71,14 +71,16 @@ class Ros:
             lambda: publisher.get_subscription_count() and ear.get_publisher_count() >= len(mouths), f"ears on {topic}"
         )
 
-    def until(self, condition: Callable[[], object], what: str):
-        """The condition's value once it is true; looked at whenever something was heard, and every 20 ms."""
+    def until(self, condition: Callable[[], object], what: str | Callable[[], str]):
+        """The condition's value once it is true; looked at whenever something was heard, and every 20 ms.
+
+        what: a callable is asked when the wait was in vain."""
         with self._changed:
             for _ in range(int(WAIT_S / 0.02)):
                 if result := condition():
                     return result
                 self._changed.wait(0.02)
-        pytest.fail(f"waited {WAIT_S:g} s for {what}")
+        pytest.fail(f"waited {WAIT_S:g} s for {what() if callable(what) else what}")
 
     def close(self) -> None:
         self.executor.shutdown(timeout_sec=2.0)

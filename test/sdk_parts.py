@@ -25,11 +25,11 @@ START = np.array([0.0, 1.0, 1.0, -0.5, 0.0, 0.0])
 WAIT_S = 30.0
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = WAIT_S):
-    """The condition's value once it is true."""
+def until(condition: Callable[[], object], what: str | Callable[[], str], seconds: float = WAIT_S):
+    """The condition's value once it is true. what: a callable is asked when the wait was in vain."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
+        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what() if callable(what) else what}"
         time.sleep(0.002)
     return found
 
@@ -128,7 +128,7 @@ def fault_of(loop: DriverLoop, words: str, mode: Mode | None = None):
         state = loop.state().driver
         return state if any(words in fault for fault in state.faults) and mode in (None, state.mode) else None
 
-    return until(found, f"a fault {words!r}; now {loop.state(keep_events=True).driver}")
+    return until(found, lambda: f"a fault {words!r}; now {loop.state(keep_events=True).driver}")
 
 
 def sweep(arm: SdkArm, seconds: float, start: np.ndarray = START, turn: float = 0.2) -> None:
