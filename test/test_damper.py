@@ -40,6 +40,14 @@ class Wire:
         except BlockingIOError:
             return found
 
+    def block(self) -> None:
+        """As a bus whose queue is full: it takes no frame until `asked` empties it."""
+        try:
+            while True:
+                self._damper_side.send(FRAME.pack(0x7FF, 8, bytes(8)))
+        except BlockingIOError:
+            pass
+
     def answer(self, *indices: int) -> Wire:
         """A millisecond later."""
         self.now_s += 0.001
@@ -93,6 +101,13 @@ def test_motors_that_a_round_did_not_reach_get_another_one(wire):
     wire.tick(REPEAT_S)
     assert len(wire.asked()) == 7 and not wire.damper.acknowledged
     assert wire.answer(*ALL).tick().damper.acknowledged is True
+
+
+def test_answers_that_were_on_their_way_do_not_stand_for_frames_that_the_bus_refused(wire):
+    wire.block()
+    assert wire.tick().answer(*ALL).tick().damper.acknowledged is False
+    assert set(wire.asked()) == {0x7FF}
+    assert wire.run(0.1, *ALL).damper.acknowledged is True
 
 
 @pytest.mark.parametrize("dead", [(1,), (0, 6), (0, 1, 2, 3, 4, 5)], ids=str)

@@ -37,6 +37,7 @@ class Damper:
         kds = (*settings.damping_kd, GRIPPER_KD)
         self._round = [FRAME.pack(m.id, 8, damping(m, kd)) for m, kd in zip(monitor.motors, kds, strict=True)]
         self._sent_s = self._alive_s = 0.0
+        self._whole = False
         self.acknowledged = False
 
     def tick(self, now_s: float) -> None:
@@ -48,14 +49,14 @@ class Damper:
             self.acknowledged = True
         elif not self.acknowledged and now_s - self._sent_s > REPEAT_S and now_s - monitor.commanded_s > QUIET_S:
             self._sent_s = now_s
-            for packet in self._round:
-                wire.give(self._connection, packet)  # a bus that is off refuses it; the next round tries again
+            # A bus that is off, or a full queue, refuses frames; the next round tries again.
+            self._whole = all([wire.give(self._connection, packet) for packet in self._round])
 
     def _answered(self, now_s: float) -> bool:
-        """Whether the motors answered the last round, all but those that count as dead."""
+        """Whether all of the last round was sent and the motors answered it, all but those that count as dead."""
         missing = [track for track in self._monitor.tracks if track.answered_s <= self._sent_s]
         dead = [track for track in missing if max(track.answered_s, self._alive_s) < now_s - PATIENCE_S]
-        return len(missing) == len(dead) < len(self._round)
+        return self._whole and len(missing) == len(dead) < len(self._round)
 
 
 def unproven(name: str) -> str:
