@@ -23,6 +23,7 @@ from actdistill_ros.control.modes import Mode
 SDK = sdk_settings.load()
 START = np.array([0.0, 1.0, 1.0, -0.5, 0.0, 0.0])
 WAIT_S = 30.0
+NOBODY = 2**22 + 1  # more than any process id
 
 
 def until(condition: Callable[[], object], what: str | Callable[[], str], seconds: float = WAIT_S):

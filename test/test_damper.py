@@ -10,10 +10,10 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from sdk_parts import SDK, bus, until  # noqa: F401
+from sdk_parts import NOBODY, SDK, bus, until  # noqa: F401
 
 from actdistill_ros.arm.bus_monitor import BusMonitor
-from actdistill_ros.arm.damper import PATIENCE_S, REPEAT_S, Damper
+from actdistill_ros.arm.damper import PATIENCE_S, REPEAT_S, Damper, rescue
 from actdistill_ros.arm.frames import FRAME, Answer, damping, encode_answer
 
 TICK_S = 0.005
@@ -140,6 +140,26 @@ def test_a_command_of_the_dead_sdk_that_comes_after_a_round_takes_another_round(
     wire.monitor.take(motor.id, damping(motor, 1.0), wire.now_s)
     assert wire.answer(*ALL).tick().damper.acknowledged is False
     assert wire.run(0.2, *ALL).damper.acknowledged is True
+
+
+class Open:
+    """A bus that is this socket."""
+
+    name = "can0"
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    def open(self) -> socket.socket:
+        return self._connection
+
+
+def test_trouble_of_the_bus_does_not_break_the_damping_off():
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    here.setblocking(False)
+    here.send(bytes(FRAME.size))
+    there.close()  # with a frame unread: the first look at `here` fails, the next one finds that the bus is gone
+    assert rescue(Open(here), SDK, NOBODY) is False
 
 
 def test_a_client_that_ends_with_frames_unread_had_sent_what_it_sent(bus):

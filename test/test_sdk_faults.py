@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sdk_parts import SDK, START, Bus, bus, fault_of, held, holding, l5, living, until  # noqa: F401
+from sdk_parts import NOBODY, SDK, START, Bus, bus, fault_of, held, holding, l5, living, until  # noqa: F401
 
 from actdistill_ros.arm import can
 from actdistill_ros.arm.backend import ArmError
@@ -23,8 +23,6 @@ from actdistill_ros.arm.emulated.plant import gripper_readout
 from actdistill_ros.arm.frames import BRAKE
 from actdistill_ros.arm.sdk_arm import SdkArm
 from actdistill_ros.control.modes import Mode
-
-NOBODY = 2**22 + 1  # more than any process id
 
 
 def no_power(bus: Bus) -> bool:

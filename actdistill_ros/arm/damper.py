@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -67,7 +68,7 @@ def unproven(name: str) -> str:
 def rescue(bus: CanBus, settings: SdkSettings, pid: int) -> bool:
     """After the guard died: let its SDK process (`pid`) end or kill it, then damp. Whether the motors acknowledged it.
 
-    Raises ArmError if the bus cannot be opened, OSError if it cannot be read."""
+    Raises ArmError if the bus cannot be opened."""
     end_process(pid)
     with bus.open() as listener:
         monitor = BusMonitor(settings)
@@ -75,8 +76,12 @@ def rescue(bus: CanBus, settings: SdkSettings, pid: int) -> bool:
         until = time.monotonic() + LINGER_S
         while not damper.acknowledged and time.monotonic() < until:
             select.select([listener], [], [], 0.005)
-            if not hear(listener, monitor):
-                break
+            try:
+                if not hear(listener, monitor):
+                    break
+            except OSError as error:
+                if error.errno == errno.ENODEV:
+                    break  # any other trouble, a bus that is down, may pass
             damper.tick(time.monotonic())
         return damper.acknowledged
 
