@@ -23,6 +23,8 @@ class Ros:
         rclpy.init(args=[], context=self.context, domain_id=domain_id)
         self.executor = SingleThreadedExecutor(context=self.context)
         self._nodes: list = []
+        self._crash: BaseException | None = None
+        self._closing = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
@@ -32,6 +34,9 @@ class Ros:
             self.executor.spin()
         except ExternalShutdownException:
             pass
+        except BaseException as error:
+            if not self._closing:  # the end pulls handles from under a callback that still runs
+                self._crash = error
 
     def make(self, node_class: type, **parameters):
         """A node of the class with these parameters (`__` stands for a dot), not in the executor yet."""
@@ -44,11 +49,12 @@ class Ros:
         self.executor.add_node(node)
         return node
 
-    def peer(self, name: str = "peer"):
-        """A plain node that plays the other side."""
+    def peer(self, name: str = "peer", spun: bool = True):
+        """A plain node that plays the other side. spun=False: not before `spin` is called with it, as an action
+        client needs: rclpy shows it to the executor before it is complete."""
         node = rclpy.create_node(name, context=self.context)
         self._nodes.append(node)
-        return self.spin(node)
+        return self.spin(node) if spun else node
 
     def hear(self, node, message_type: type, topic: str, profile=10) -> list:
         """Messages of a topic as they arrive; wait for them with `until`."""
@@ -79,16 +85,22 @@ class Ros:
             for _ in range(int(WAIT_S / 0.02)):
                 if result := condition():
                     return result
+                if self._crash:
+                    raise self._crash
                 self._changed.wait(0.02)
         pytest.fail(f"waited {WAIT_S:g} s for {what() if callable(what) else what}")
 
     def close(self) -> None:
+        """Raises what a callback raised."""
+        self._closing = True
         self.executor.shutdown(timeout_sec=2.0)
         self._thread.join(2.0)
         for node in self._nodes:
             node.destroy_node()
         rclpy.try_shutdown(context=self.context)
         self.context.destroy()
+        if self._crash:
+            raise self._crash
 
 
 @pytest.fixture

@@ -42,13 +42,14 @@ class Graph:
     def __init__(self, ros, checkpoint: str, **parameters) -> None:  # noqa: F811
         self.ros = ros
         self.node = ros.spin(ros.make(InferenceNode, checkpoint=checkpoint, **parameters))
-        self.peer = ros.peer()
+        self.peer = ros.peer(spun=False)
         self.arm = PlayedArm(self.peer, time.time)
         self.sizes = {"front": FRAME, "wrist": FRAME}
         self._cameras = {n: self.peer.create_publisher(Image, f"camera/{n}/image_raw", qos.IMAGES) for n in self.sizes}
         self.peer.create_timer(1 / 50, self._show)
         self.routing = ros.hear(self.peer, Routing, "policy/routing", qos.STATE)
         self.goals = ActionClient(self.peer, ExecuteTask, "execute_task")
+        ros.spin(self.peer)
         self.feedback: list = []
 
     def _show(self) -> None:
