@@ -15,9 +15,9 @@ os.environ.update(bringup.middleware())
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item, nextitem):
-    """Python looks through what modules and earlier tests left between modules only: with torch loaded that takes 0.4 s,
-    longer than a driver waits for its operator, and its ticks run in this process here. What a test itself left is
-    collected at its end: ROS nodes that live on take up the 32 places where the middleware looks for others."""
+    """Python looks through what modules and earlier tests left between modules only: with torch loaded that takes
+    0.4 s, longer than a driver waits for its operator, and its ticks run in this process here. What a test itself left
+    is collected at its end: ROS nodes that live on take up the 32 places where the middleware looks for others."""
     gc.freeze()
     try:
         return (yield)

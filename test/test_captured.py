@@ -272,7 +272,11 @@ def test_cogact_samples_the_same_chunks_when_captured(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("way", "reason"), [("magic", "capture is .magic., expected one of export, compile, cuda-graph"), ("cuda-graph", "needs a GPU, not cpu")]
+    ("way", "reason"),
+    [
+        ("magic", "capture is .magic., expected one of export, compile, cuda-graph"),
+        ("cuda-graph", "needs a GPU, not cpu"),
+    ],
 )
 def test_a_deployment_that_asks_for_what_is_not_there_is_refused(deployed, way, reason):
     with pytest.raises(ContractError, match=reason):

@@ -154,7 +154,7 @@ class Open:
         return self._connection
 
 
-def test_trouble_of_the_bus_does_not_break_the_damping_off():
+def test_an_error_of_the_socket_does_not_crash_the_guard_that_only_damps():
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     here.setblocking(False)
     here.send(bytes(FRAME.size))

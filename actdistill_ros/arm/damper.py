@@ -82,6 +82,7 @@ def rescue(bus: CanBus, settings: SdkSettings, pid: int) -> bool:
             except OSError as error:
                 if error.errno == errno.ENODEV:
                     break  # any other trouble, a bus that is down, may pass
+                time.sleep(QUIET_S)  # an error that stays must not make this thread spin: the kernel would end it
             damper.tick(time.monotonic())
         return damper.acknowledged
 
