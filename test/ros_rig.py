@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import rclpy
+from rcl_interfaces.msg import Log
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
@@ -66,6 +67,17 @@ class Ros:
                 self._changed.notify_all()
 
         node.create_subscription(message_type, topic, listen, profile)
+        return heard
+
+    def hear_log(self, peer, node) -> list[Log]:
+        """What the node logs from now on, in this process or not: what capfd reads while others write it may lose."""
+        heard, name = self.hear(peer, Log, "/rosout", 100), node.get_logger().name
+
+        def asked() -> bool:
+            node.get_logger().info("is this heard?")
+            return any(line.name == name for line in heard)
+
+        self.until(asked, f"the log of {name}")
         return heard
 
     def connect(self, publisher, node) -> None:

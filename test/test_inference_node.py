@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from action_msgs.msg import GoalStatus
 from policy_parts import FRAME, PlayedArm, tiny_checkpoint
-from rcl_interfaces.msg import Log
 from rclpy.action import ActionClient
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -297,9 +296,8 @@ def test_a_checkpoint_that_does_not_fit_is_refused_at_configure(ros, checkpoint,
     ("name", "says"), [("cuda:99", "(finds no GPU here|this machine has cuda:0)"), ("gpu", "is none; expected cpu")]
 )
 def test_a_device_that_is_not_here_is_refused_at_configure_with_what_is(ros, checkpoint, name, says):  # noqa: F811
-    peer = ros.peer()
-    heard = ros.hear(peer, Log, "/rosout", 100)
     node = ros.spin(ros.make(InferenceNode, checkpoint=checkpoint, device=name))
+    heard = ros.hear_log(ros.peer(), node)
     assert not autostart(node)
     reason = re.compile(f"^device '?{name}'?.*{says}")
     ros.until(lambda: any(reason.search(line.msg) for line in heard), "the reason in the log")
