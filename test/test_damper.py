@@ -86,6 +86,7 @@ def test_motors_that_all_answered_are_damped_by_one_round(wire):
     assert wire.tick().asked() == [motor.id for motor in wire.monitor.motors]
     assert wire.tick().damper.acknowledged is False
     assert wire.answer(*ALL).tick().damper.acknowledged is True
+    assert wire.damper.doubt("can0") == ""
     assert wire.tick(1.0).asked() == []
 
 
@@ -115,6 +116,8 @@ def test_motors_that_are_dead_are_given_up_on_after_they_were_asked_for_a_while(
     living = [index for index in ALL if index not in dead]
     assert not wire.run(PATIENCE_S - 0.1, *living).damper.acknowledged
     assert wire.run(0.3, *living).damper.acknowledged
+    names = ", ".join(wire.monitor.motors[index].name for index in dead)
+    assert wire.damper.doubt("can0").startswith(f"ERROR: {names} on can0 did not acknowledge damping and may hold")
 
 
 def test_a_motor_that_dies_between_two_rounds_is_given_up_on_too(wire):
@@ -125,6 +128,7 @@ def test_a_motor_that_dies_between_two_rounds_is_given_up_on_too(wire):
 
 def test_no_answer_at_all_is_no_acknowledgement(wire):
     assert not wire.run(5.0).damper.acknowledged
+    assert wire.damper.doubt("can0").startswith("ERROR: the motors on can0 did not")
 
 
 def test_a_bus_that_carries_frames_again_gives_every_motor_its_time_anew(wire):
@@ -159,7 +163,7 @@ def test_an_error_of_the_socket_does_not_crash_the_guard_that_only_damps():
     here.setblocking(False)
     here.send(bytes(FRAME.size))
     there.close()  # with a frame unread: the first look at `here` fails, the next one finds that the bus is gone
-    assert rescue(Open(here), SDK, NOBODY) is False
+    assert "the motors on can0 did not acknowledge damping" in rescue(Open(here), SDK, NOBODY)
 
 
 def test_a_client_that_ends_with_frames_unread_had_sent_what_it_sent(bus):

@@ -278,6 +278,16 @@ def test_motors_that_could_not_be_damped_are_told_to_the_terminal_once_the_drive
     assert capfd.readouterr().err.count(told) == 1
 
 
+def test_a_motor_that_took_no_damping_is_named_on_the_terminal(bus, capfd):
+    loop = holding(bus.loop(), bus)
+    bus.inject(motor="joint3", mute=True)
+    fault_of(loop, "joint3: no answer")
+    loop.stop()
+    until(lambda: not bus.processes(), "the end of the guard")
+    told = "ERROR: joint3 on can0 did not acknowledge damping and may hold their last position: cut their power"
+    assert capfd.readouterr().err.count(told) == 1
+
+
 def test_a_guard_in_a_killed_one_s_place_that_cannot_reach_the_motors_tells_it(tmp_path, capfd):
     mine, theirs = socket.socketpair()
     command = [sys.executable, "-m", "actdistill_ros.arm.guard", "--settings", SDK.to_json(), "--interface", "can0"]

@@ -39,34 +39,45 @@ class Damper:
         self._round = [FRAME.pack(m.id, 8, damping(m, kd)) for m, kd in zip(monitor.motors, kds, strict=True)]
         self._sent_s = self._alive_s = 0.0
         self._whole = False
+        self._dead: list[str] = []
         self.acknowledged = False
 
     def tick(self, now_s: float) -> None:
         """Never call it while the SDK lives: a second writer makes it abort."""
+        if self.acknowledged:
+            return
         monitor = self._monitor
         if not self._sent_s or now_s - max(track.answered_s for track in monitor.tracks) > HUSH_S:
             self._alive_s = now_s
         if self._sent_s and monitor.commanded_s < self._sent_s and self._answered(now_s):
             self.acknowledged = True
-        elif not self.acknowledged and now_s - self._sent_s > REPEAT_S and now_s - monitor.commanded_s > QUIET_S:
+        elif now_s - self._sent_s > REPEAT_S and now_s - monitor.commanded_s > QUIET_S:
             self._sent_s = now_s
             # A bus that is off, or a full queue, refuses frames; the next round tries again.
             self._whole = all([wire.give(self._connection, packet) for packet in self._round])
 
     def _answered(self, now_s: float) -> bool:
         """Whether all of the last round was sent and the motors answered it, all but those that count as dead."""
-        missing = [track for track in self._monitor.tracks if track.answered_s <= self._sent_s]
-        dead = [track for track in missing if max(track.answered_s, self._alive_s) < now_s - PATIENCE_S]
-        return self._whole and len(missing) == len(dead) < len(self._round)
+        motors = zip(self._monitor.motors, self._monitor.tracks, strict=True)
+        missing = {motor.name: track for motor, track in motors if track.answered_s <= self._sent_s}
+        given_up_s = now_s - PATIENCE_S
+        self._dead = [name for name, track in missing.items() if max(track.answered_s, self._alive_s) < given_up_s]
+        return self._whole and len(missing) == len(self._dead) < len(self._round)
+
+    def doubt(self, name: str) -> str:
+        """Which motors on the bus of this name may be stiff, in words; empty if all acknowledged damping."""
+        if not self.acknowledged:
+            return unproven(f"the motors on {name}")
+        return unproven(f"{', '.join(self._dead)} on {name}") if self._dead else ""
 
 
-def unproven(name: str) -> str:
-    """What to tell when damping frames were not acknowledged."""
-    return f"ERROR: the motors on {name} did not acknowledge damping and may hold their last position: cut their power"
+def unproven(motors: str) -> str:
+    """What to tell of motors that did not acknowledge damping."""
+    return f"ERROR: {motors} did not acknowledge damping and may hold their last position: cut their power"
 
 
-def rescue(bus: CanBus, settings: SdkSettings, pid: int) -> bool:
-    """After the guard died: let its SDK process (`pid`) end or kill it, then damp. Whether the motors acknowledged it.
+def rescue(bus: CanBus, settings: SdkSettings, pid: int) -> str:
+    """After the guard died: let its SDK process (`pid`) end or kill it, then damp. Returns `Damper.doubt`.
 
     Raises ArmError if the bus cannot be opened."""
     end_process(pid)
@@ -84,7 +95,7 @@ def rescue(bus: CanBus, settings: SdkSettings, pid: int) -> bool:
                     break  # any other trouble, a bus that is down, may pass
                 time.sleep(QUIET_S)  # an error that stays must not make this thread spin: the kernel would end it
             damper.tick(time.monotonic())
-        return damper.acknowledged
+        return damper.doubt(bus.name)
 
 
 def hear(listener: socket.socket, monitor: BusMonitor) -> bool:

@@ -60,23 +60,23 @@ def main(argv: list[str] | None = None) -> int:
     priority.claim(priority.GUARD)
     try:
         if args.after is not None:
-            return _told(args.interface, rescue(bus, settings, args.after))
+            return _told(rescue(bus, settings, args.after))
         guard = Guard(bus, settings, driver)
     except (ArmError, OSError) as error:
         if args.after is not None:
-            return _told(args.interface, False, f" ({error})")
+            return _told(f"{unproven(f'the motors on {args.interface}')} ({error})")
         wire.give(driver, wire.words(fault=str(error)))
         return 1
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: guard.leave())
-    return _told(args.interface, guard.run())
+    return _told(guard.run())
 
 
-def _told(name: str, damped: bool, why: str = "") -> int:
+def _told(doubt: str) -> int:
     """Exit code; the last words on motors that may be stiff go to the terminal, since the driver may be gone."""
-    if not damped:
-        print(f"{unproven(name)}{why}", file=sys.stderr, flush=True)
-    return 0 if damped else 1
+    if doubt:
+        print(doubt, file=sys.stderr, flush=True)
+    return 1 if doubt else 0
 
 
 class Guard:
@@ -125,8 +125,8 @@ class Guard:
         os.set_blocking(self._process.stdout.fileno(), False)
         theirs.close()
 
-    def run(self) -> bool:
-        """Until the driver left and the motors damp; False if motors that had power did not acknowledge it."""
+    def run(self) -> str:
+        """Until the driver left and the motors damp; in words, which of those that had power did not acknowledge it."""
         due = time.monotonic()
         while not self._over():
             for key, _ in self._selector.select(max(0.0, due - time.monotonic())):
@@ -136,7 +136,7 @@ class Guard:
                 due = now + PERIOD_S
                 self._tick(now)
                 time.sleep(PAUSE_S)
-        return self._damper.acknowledged or not self._powered
+        return self._damper.doubt(self._bus.name) if self._powered else ""
 
     def leave(self, orderly: bool = True) -> None:
         """Damp and end; an arm whose driver died (not `orderly`) comes to rest first."""
