@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -18,6 +20,16 @@ from actdistill_ros.control.pose import rotation_vector
 SETTINGS = settings.load()
 GRIPPER_DOWN = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])
 HOME_Q = X5.chain.solve(ArmPose(np.array([0.25, 0.0, 0.10]), GRIPPER_DOWN), np.array([0.0, 1.5, 1.2, -1.2, 0.0, 0.0])).q
+
+
+def settings_file(folder: Path, **changes: float) -> Path:
+    """The package's own config/arm.yaml with other values at these keys."""
+    text = settings.share_file(settings.FILE).read_text()
+    for key, number in changes.items():
+        text, found = re.subn(rf"\b{key}: \S+", f"{key}: {number}", text)
+        assert found == 1, key
+    (folder / "arm.yaml").write_text(text)
+    return folder / "arm.yaml"
 
 
 class Clock:

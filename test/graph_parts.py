@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import numpy as np
 import pytest
 from actdistill_ros.msg import ArmState
 from actdistill_ros.srv import SetMode, StartTask, TaskStatus
+from arm_parts import settings_file
 from ros_rig import Ros
 from sdk_parts import Bus, until
 from sensor_msgs.msg import Joy
@@ -31,7 +31,6 @@ from actdistill_ros.arm.emulated.wire import RECORD
 from actdistill_ros.arm.frames import Command, decode_command
 from actdistill_ros.bringup import DRIVER, NodeSpec
 from actdistill_ros.contract import contract
-from actdistill_ros.control import settings
 from actdistill_ros.control.limits import JOINT_MAX, JOINT_MIN, JOINT_VELOCITY_MAX
 from actdistill_ros.nodes import qos
 from actdistill_ros.run_folder import RunFolder
@@ -58,13 +57,8 @@ CHUNK_S = _ACTION.chunk * _ACTION.period_s
 
 
 def driver_settings(folder: Path) -> Path:
-    """The package's own config/arm.yaml, but for how long a hold without anybody lasts."""
-    text = settings.share_file(settings.FILE).read_text()
-    for key, seconds in (("policy_hold_to_damping_s", POLICY_HOLD_S), ("teleop_hold_to_damping_s", TELEOP_HOLD_S)):
-        text, found = re.subn(rf"{key}: \S+", f"{key}: {seconds}", text)
-        assert found == 1
-    (folder / "arm.yaml").write_text(text)
-    return folder / "arm.yaml"
+    """How long a hold without anybody lasts is another than in the package."""
+    return settings_file(folder, policy_hold_to_damping_s=POLICY_HOLD_S, teleop_hold_to_damping_s=TELEOP_HOLD_S)
 
 
 class Hardware:

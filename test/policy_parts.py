@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.task import Future
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
@@ -61,8 +63,10 @@ class PlayedArm:
         self.speaks = self.takes = True
         self._left = 0
         self._topic = node.create_publisher(ArmState, "arm/state", qos.STATE)
+        self.stops: Future | None = None  # what a stop waits for before it is done
+        # Made first, as in the driver: of two requests it is served first. Its wait keeps nothing else from going on.
+        node.create_service(Trigger, POLICY_STOP, self._on_stop, callback_group=ReentrantCallbackGroup())
         node.create_service(SetMode, "arm/set_mode", self._on_mode)
-        node.create_service(Trigger, POLICY_STOP, self._on_stop)
         node.create_subscription(ActionChunk, "policy/chunk", self._on_chunk, qos.STATE)
         node.create_timer(0.01, self._report)
 
@@ -75,7 +79,9 @@ class PlayedArm:
             response.message = "the arm has faults"
         return response
 
-    def _on_stop(self, request, response):
+    async def _on_stop(self, request, response):
+        if self.stops is not None:
+            await self.stops
         response.success = self.state.source == "policy"
         if response.success:
             self.asked.append(ArmState.HOLD)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -38,6 +39,13 @@ class Ros:
         except BaseException as error:
             if not self._closing:  # the end pulls handles from under a callback that still runs
                 self._crash = error
+
+    def run(self, call: Callable[..., object], *args):
+        """What the call returns, made by the executor as in a process of its own: rclpy has no lock between callbacks
+        and a thread that destroys, shuts down or sends a goal beside them."""
+        task = self.executor.create_task(call, *args)
+        self.until(task.done, f"the executor to run {call}")
+        return task.result()
 
     def make(self, node_class: type, **parameters):
         """A node of the class with these parameters (`__` stands for a dot), not in the executor yet."""
@@ -94,7 +102,8 @@ class Ros:
 
         what: a callable is asked when the wait was in vain."""
         with self._changed:
-            for _ in range(int(WAIT_S / 0.02)):
+            deadline = time.monotonic() + WAIT_S
+            while time.monotonic() < deadline:
                 if result := condition():
                     return result
                 if self._crash:

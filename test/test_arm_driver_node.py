@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from actdistill_ros.msg import ActionChunk, ArmState
 from actdistill_ros.srv import SetMode
-from arm_parts import HOME_Q, action, chunk
+from arm_parts import HOME_Q, action, chunk, settings_file
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import State
 from motor_parts import Motors
@@ -37,11 +37,16 @@ def motors(tmp_path):
     motors.close()
 
 
-class Robot:
-    """A driver node that is up, and a peer that hears its state and commands it."""
+PATIENT = {"feedback_timeout_s": 5.0, "teleop_timeout_s": 5.0, "max_chunk_age_s": 5.0}
+"""Ages that a machine which stops for a moment does not reach: what is tested is what the driver does otherwise."""
 
-    def __init__(self, ros: Ros, folder, **parameters) -> None:
+
+class Robot:
+    """A driver node that is up, and a peer that hears its state and commands it. changes: to config/arm.yaml."""
+
+    def __init__(self, ros: Ros, folder, changes=PATIENT, **parameters) -> None:  # noqa: F811
         self.ros = ros
+        parameters["config"] = str(settings_file(folder, **changes))
         self.node = ros.make(ArmDriverNode, sim_endpoint=str(folder), **parameters)
         assert autostart(self.node)
         ros.spin(self.node)
@@ -117,7 +122,7 @@ def test_a_policy_that_stops_ends_in_hold_and_the_state_says_so(robot):
 )
 def test_a_bad_chunk_makes_a_moving_arm_hold_and_the_state_names_why(robot, actions, changes, words):
     robot.send(*[action(x=0.01)] * 5)
-    robot.until(lambda s: s.actions_done == 1, "the arm to move")
+    robot.until(lambda s: s.actions_done >= 1, "the arm to move")
     robot.send(*actions, **changes)
     assert robot.until_held(words).actions_left == 0
     assert robot.stands_still()
@@ -172,31 +177,35 @@ def test_the_speed_scale_changes_while_the_arm_moves(robot):
     robot.send(action(x=0.02))
     robot.until(lambda s: s.actions_left == 1, "the chunk to start")
     started = robot.states[-1].header.stamp
-    ended = robot.until(lambda s: s.actions_done == 1, "the action to end").header.stamp
+    ended = robot.until(lambda s: s.actions_done >= 1, "the action to end").header.stamp
     assert (ended.sec - started.sec) + (ended.nanosec - started.nanosec) * 1e-9 > 0.5
     assert not robot.node.set_parameters([Parameter("speed_scale", value=3.0)])[0].successful
 
 
 def test_deactivating_holds_then_damps_and_nothing_moves_the_arm_after(robot, motors):
     robot.send(*[action(x=0.01)] * 8)
-    robot.until(lambda s: s.actions_done == 1, "the arm to move")
-    robot.node.trigger_deactivate()
+    robot.until(lambda s: s.actions_done >= 1, "the arm to move")
+    robot.ros.run(robot.node.trigger_deactivate)
     robot.ros.until(lambda: motors.enabled == 0, "motors without torque")
     answer = robot.set_mode(ArmState.POLICY)
     assert not answer.success and "not active" in answer.message
-    assert robot.node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+    assert robot.ros.run(robot.node.trigger_activate) == TransitionCallbackReturn.SUCCESS
     robot.give_to_the_policy()
 
 
 def test_shutting_down_leaves_the_arm_without_torque(robot, motors):
-    robot.node.trigger_shutdown()
+    robot.ros.run(robot.node.trigger_shutdown)
     robot.ros.until(lambda: motors.enabled == 0, "motors without torque")
+    for timer in (robot.node._publish_state, robot.node._publish_diagnostics):  # due at the same moment
+        robot.ros.run(timer)
 
 
-def test_a_second_driver_in_the_namespace_is_refused_by_name(robot, tmp_path, capfd):
+def test_a_second_driver_in_the_namespace_is_refused_by_name(robot, tmp_path):
     second = robot.ros.make(ArmDriverNode, sim_endpoint=str(tmp_path))
+    heard = robot.ros.hear_log(robot.peer, second)
     assert not autostart(second)
-    assert "/arm_driver_node publishes /arm/state already: one driver per namespace" in capfd.readouterr().err
+    told = "/arm_driver_node publishes /arm/state already: one driver per namespace"
+    robot.ros.until(lambda: any(told in line.msg for line in heard), "the refusal")
 
 
 @pytest.mark.parametrize(

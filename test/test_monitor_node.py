@@ -27,7 +27,7 @@ INTRINSICS = Intrinsics(192, 192, 280.0, 280.0, 95.5, 95.5)
 
 
 class Graph:
-    """A camera, an arm that moves along y and a policy, all repeating themselves at 50 Hz."""
+    """A camera, an arm that moves along y and back and a policy, all repeating themselves at 50 Hz."""
 
     def __init__(self, ros) -> None:  # noqa: F811
         self.ros, self.peer = ros, ros.peer()
@@ -36,15 +36,16 @@ class Graph:
             "policy/chunk": ActionChunk, "policy/routing": Routing,
         }  # fmt: skip
         self._topics = {name: self.peer.create_publisher(kind, name, qos.STATE) for name, kind in topics.items()}
-        self.moved_m = 0.0
+        self.ticks = 0
         self.actions = np.tile([0.0, 0.01, 0.0, 0.0, 0.0, 0.0, 1.0], (8, 1))
         self.peer.create_timer(0.02, self._tick)
 
     def _tick(self) -> None:
         now = time.time()
-        self.moved_m = min(self.moved_m + 0.003, 0.1)
+        self.ticks += 1
+        moved_m = 0.1 * abs((self.ticks / 33) % 2 - 1)
         state = ArmState(mode=ArmState.POLICY, source="policy", reason="asked for")
-        state.tcp_measured = state.tcp_commanded = Pose(position=Point(x=0.3, y=self.moved_m, z=0.0))
+        state.tcp_measured = state.tcp_commanded = Pose(position=Point(x=0.3, y=moved_m, z=0.0))
         say = self._topics
         say["arm/state"].publish(state)
         say["policy/chunk"].publish(chunk_message(Chunk(self.actions, 0.1, 4, now, "lift the red block", "tiny@1")))
@@ -102,7 +103,7 @@ def test_the_overlay_is_filmed_to_a_file_that_plays_after_shutdown(graph, tmp_pa
     node = graph.ros.spin(graph.ros.make(MonitorNode, overlay_hz=50.0, record=str(path)))
     assert autostart(node)
     graph.ros.until(lambda: node._film.frames >= 5, "five frames on film")
-    node.trigger_shutdown()
+    graph.ros.run(node.trigger_shutdown)
     frames = list(decode(path))
     assert len(frames) >= 5 and frames[0].shape == (576 + PANEL, 576, 3)
 

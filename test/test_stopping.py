@@ -28,7 +28,7 @@ def ask(robot: Robot, name: str) -> Trigger.Response:
 @pytest.mark.parametrize("name", [STOP, POLICY_STOP])
 def test_an_arm_that_the_policy_moves_holds(robot, name):
     robot.send(*[action(x=0.01)] * 8)
-    robot.until(lambda s: s.actions_done == 1, "the arm to move")
+    robot.until(lambda s: s.actions_done >= 1, "the arm to move")
     assert ask(robot, name).success
     robot.until_held("asked to hold")
     assert robot.stands_still()

@@ -90,6 +90,20 @@ def test_the_arm_is_asked_once_all_is_there_and_again_every_second_until_it_answ
     assert not task.may_ask("")
 
 
+def test_an_arm_that_was_asked_to_hold_is_asked_to_follow_once_it_has_answered_or_after_a_second(rig):
+    task, now = rig
+    task.holding()
+    task.begin("lift", math.inf)
+    now[0] += 0.9
+    assert not task.may_ask("")
+    task.held()
+    assert task.may_ask("")
+    task.holding()
+    assert not task.may_ask("")
+    now[0] += 1.0
+    assert task.may_ask("")
+
+
 @pytest.mark.parametrize(("requested", "default", "meant"), [(5.0, 60.0, 5.0), (0.0, 60.0, 60.0), (0.0, 0.0, math.inf)])
 def test_zero_seconds_mean_the_default_and_a_default_of_zero_means_none(requested, default, meant):
     assert timeout(requested, default) == meant

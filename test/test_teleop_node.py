@@ -15,10 +15,11 @@ from arm_parts import HOME_Q, action
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import TwistStamped
 from motor_parts import Motors
+from rclpy.duration import Duration
 from ros_rig import ros  # noqa: F401
 from sensor_msgs.msg import Joy
 from std_msgs.msg import Bool, Float32
-from test_arm_driver_node import Robot
+from test_arm_driver_node import PATIENT, Robot
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from actdistill_ros.control.arm_models import X5
@@ -27,6 +28,7 @@ from actdistill_ros.nodes import qos
 from actdistill_ros.nodes.lifecycle import autostart
 from actdistill_ros.nodes.stamps import to_stamp
 from actdistill_ros.nodes.teleop_node import TeleopNode
+from actdistill_ros.teleop import gamepad, serial_switch, session
 from actdistill_ros.teleop.serial_switch import frame
 
 forward = X5.chain.forward
@@ -39,9 +41,21 @@ def motors(tmp_path):
     motors.close()
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """A machine that stops for a moment lets go of no switch."""
+    for module, name in ((serial_switch, "SILENT_S"), (gamepad, "SILENT_S"), (session, "FRESH_S")):
+        monkeypatch.setattr(module, name, 5.0)
+
+
 @pytest.fixture
-def robot(ros, tmp_path, motors):  # noqa: F811
-    robot = Robot(ros, tmp_path)
+def changes():
+    return PATIENT
+
+
+@pytest.fixture
+def robot(ros, tmp_path, motors, changes):  # noqa: F811
+    robot = Robot(ros, tmp_path, changes)
     robot.give_to_the_policy()
     return robot
 
@@ -114,6 +128,7 @@ def test_the_space_bar_is_a_latched_emergency_stop(robot, line, motors):
     assert "latched" in robot.set_mode(ArmState.TELEOP).message
 
 
+@pytest.mark.parametrize("changes", [{}], ids=["the package's own timeouts"])
 def test_a_teleop_node_that_is_killed_leaves_the_arm_in_hold(robot, line):
     node = teleop(robot, source="keyboard", terminal=line.path)
     line.says = b"a"
@@ -209,22 +224,27 @@ def test_a_device_that_cannot_be_used_is_refused_with_a_remedy(ros, capfd, param
     assert words in capfd.readouterr().err
 
 
-def trajectory(robot: Robot, *points, names=JOINT_NAMES, **changes) -> None:
+def trajectory(robot: Robot, *points, names=JOINT_NAMES, point_s: float = 0.3) -> None:
     publisher = robot.peer.create_publisher(JointTrajectory, "arm/joint_trajectory", qos.STATE)
     robot.ros.connect(publisher, robot.node)
     message = JointTrajectory(joint_names=list(names))
     for number, positions in enumerate(points, 1):
         point = JointTrajectoryPoint(positions=[float(q) for q in positions])
-        point.time_from_start.sec, point.time_from_start.nanosec = 0, number * 300_000_000
+        point.time_from_start = Duration(seconds=number * point_s).to_msg()
         message.points.append(point)
     publisher.publish(message)
+
+
+def followed(robot: Robot) -> None:
+    """Looked for in all states: a short way may be over before anybody looks."""
+    robot.ros.until(lambda: any(s.source == "trajectory" for s in list(robot.states)), "the trajectory to start")
 
 
 def test_a_joint_trajectory_is_followed_whatever_the_order_of_its_names(robot):
     assert robot.set_mode(ArmState.HOLD).success
     goal = HOME_Q + [0.1, 0, 0, 0, 0, 0.1]
     trajectory(robot, goal[::-1], names=JOINT_NAMES[::-1])
-    robot.until(lambda s: s.source == "trajectory", "the trajectory to start")
+    followed(robot)
     robot.until_held("the trajectory is done")
     x = forward(goal).position_m[0]
     robot.until(lambda s: s.tcp_measured.position.x == pytest.approx(x, abs=1e-3), "the arm to arrive")
@@ -232,8 +252,8 @@ def test_a_joint_trajectory_is_followed_whatever_the_order_of_its_names(robot):
 
 def test_an_empty_trajectory_stops_one(robot):
     assert robot.set_mode(ArmState.HOLD).success
-    trajectory(robot, HOME_Q + [0.1, 0, 0, 0, 0, 0], HOME_Q + [-0.3, 0, 0, 0, 0, 0])
-    robot.until(lambda s: s.source == "trajectory", "the trajectory to start")
+    trajectory(robot, HOME_Q + [0.1, 0, 0, 0, 0, 0], HOME_Q + [-0.3, 0, 0, 0, 0, 0], point_s=2.0)
+    followed(robot)
     trajectory(robot)
     robot.until_held("asked to hold")
     assert robot.stands_still()
@@ -247,19 +267,27 @@ def test_an_empty_trajectory_leaves_a_limp_arm_limp(robot):
     assert {state.mode for state in robot.states[first:]} == {ArmState.IDLE}
 
 
-def test_a_trajectory_that_lacks_a_joint_or_comes_in_policy_mode_moves_nothing(robot):
+def test_a_trajectory_that_lacks_a_joint_moves_nothing(robot):
+    assert robot.set_mode(ArmState.HOLD).success
     told = robot.ros.hear_log(robot.peer, robot.node)
-    trajectory(robot, HOME_Q + 0.05)
     trajectory(robot, HOME_Q[:5], names=JOINT_NAMES[:5])
     robot.ros.until(lambda: any("joint_names lack joint6" in line.msg for line in told), lambda: f"the refusal: {told}")
-    assert robot.stands_still() and robot.states[-1].mode != ArmState.TELEOP
+    assert robot.stands_still() and robot.states[-1].mode == ArmState.HOLD
+
+
+@pytest.mark.parametrize("changes", [PATIENT | {"chunk_timeout_s": 60.0}], ids=["a policy that may be silent"])
+def test_a_trajectory_while_the_policy_has_the_arm_moves_nothing(robot):
+    told = robot.ros.hear_log(robot.peer, robot.node)
+    trajectory(robot, HOME_Q + 0.05)
+    robot.ros.until(lambda: any("trajectory ignored" in line.msg for line in told), lambda: f"the refusal: {told}")
+    assert robot.stands_still() and robot.states[-1].mode == ArmState.POLICY
 
 
 def test_a_tool_moves_the_gripper_while_the_arm_holds(robot, motors):
     assert robot.set_mode(ArmState.HOLD).success
     publisher = robot.peer.create_publisher(Float32, "arm/gripper", qos.STATE)
     robot.ros.connect(publisher, robot.node)
-    publisher.publish(Float32(data=0.25))
+    robot.peer.create_timer(0.03, lambda: publisher.publish(Float32(data=0.25)))
     robot.until(lambda s: s.gripper_commanded == 0.25, "the gripper's command")
     robot.ros.until(lambda: motors.gripper == 0.25, "the gripper to arrive")
 
@@ -271,12 +299,11 @@ def test_every_motor_has_a_diagnostic_with_its_rate_and_the_age_of_its_answer(ro
 
     def told():
         statuses = {status.name.rpartition(": ")[2]: status for status in heard[-1].status} if heard else {}
-        gripper = statuses.get("gripper")
-        return statuses if gripper and gripper.level == DiagnosticStatus.ERROR else None
+        wanted = {"gripper": DiagnosticStatus.ERROR, "joint3": DiagnosticStatus.OK}
+        return statuses if statuses and all(statuses[name].level == level for name, level in wanted.items()) else None
 
     statuses = robot.ros.until(told, "the fault in the diagnostics")
     assert set(statuses) == {"arm", *JOINT_NAMES, "gripper"}
     values = {pair.key: pair.value for pair in statuses["joint3"].values}
     assert float(values["answers [Hz]"]) > 5.0 and float(values["age [s]"]) < 1.0
     assert values["position"] == f"{HOME_Q[2]:.4f} rad"
-    assert statuses["joint3"].level == DiagnosticStatus.OK

@@ -70,8 +70,8 @@ def test_one_that_does_not_stop_is_killed(tmp_path):
     graph = start(STUBBORN, tmp_path / "log")
     until(lambda: said(graph, "up"), "the start")
     begin = time.monotonic()
-    graph.close(stop_s=0.3)
-    assert said(graph, "told") and time.monotonic() - begin < 5.0
+    graph.close(stop_s=2.0)
+    assert said(graph, "told") and time.monotonic() - begin < 15.0
     with pytest.raises(TrialsError, match="graph ended with -"):
         graph.check()
 

@@ -55,6 +55,7 @@ class Task:
         self.phase, self.number = Phase.IDLE, 0
         self._instruction = self._verdict = self._reason = ""
         self._began_s = self._seconds = self._asked_s = 0.0
+        self._holding_s = -math.inf
         self._timeout_s = math.inf
         self._steps = 0
 
@@ -79,15 +80,25 @@ class Task:
         self._verdict = self._reason = ""
         self._began_s, self._steps = self._clock(), 0
 
+    def holding(self) -> None:
+        """The arm was asked to hold, for a task that is over; until it has answered it is not asked to follow the next
+        one: of two requests on their way the older may come last."""
+        self._holding_s = self._clock()
+
+    def held(self) -> None:
+        """The arm has answered that it holds, or has nothing to stop."""
+        self._holding_s = -math.inf
+
     def asked(self) -> None:
         """The arm was asked to follow the policy."""
         self.phase, self._asked_s = Phase.ENTERING, self._clock()
 
     def may_ask(self, missing: str) -> bool:
         """Now is the time to ask the arm: all is there, or it has not answered; to ask again does no harm."""
+        now_s = self._clock()
         if self.phase is Phase.ENTERING:
-            return self._clock() - self._asked_s >= ANSWER_S
-        return self.phase is Phase.WAITING and not missing
+            return now_s - self._asked_s >= ANSWER_S
+        return self.phase is Phase.WAITING and not missing and now_s - self._holding_s >= ANSWER_S
 
     def entered(self) -> None:
         """The arm follows the policy."""

@@ -165,9 +165,7 @@ class ArmDriverNode(LifecycleNode):
         if not value(self, "publish_tf"):
             return None
         if TFMessage is None:
-            raise ArmError(
-                "publish_tf is true, but this machine has no tf2_msgs: install it or set publish_tf to false"
-            )
+            raise ArmError("publish_tf is true, but this machine has no tf2_msgs: install it or set it to false")
         return self.create_publisher(TFMessage, "/tf", qos.STATE)
 
     def _close(self) -> None:
@@ -223,6 +221,8 @@ class ArmDriverNode(LifecycleNode):
             self._tf.publish(TFMessage(transforms=arm_messages.transforms(state.feedback, self._arm.chain)))
 
     def _publish_diagnostics(self) -> None:
+        if not self._loop:
+            return
         state = self._loop.state(keep_events=True)
         name, hardware = self.get_fully_qualified_name(), value(self, "hardware")
         self._diagnostics.publish(

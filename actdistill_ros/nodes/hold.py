@@ -13,6 +13,7 @@ from std_srvs.srv import Trigger
 
 from actdistill_ros.nodes.stopping import STOP
 
+_AGAIN_S = 0.15
 _DISCOVERY_S = 0.5
 """How long other participants may take to be seen; 0.15 s were measured on one machine."""
 
@@ -53,14 +54,17 @@ class Holder:
         return found
 
     def hold(self, timeout_s: float) -> bool:
-        """Ask for HOLD where the arm is under power; True if the driver answered in time."""
+        """Ask for HOLD where the arm is under power; True if the driver answered in time.
+
+        Asked again, which does no harm: an answer to a client that the driver has not discovered yet is lost."""
         until = time.monotonic() + timeout_s
         if not self._client.wait_for_service(timeout_sec=timeout_s):
             return False
         answered = threading.Event()
-        future = self._client.call_async(Trigger.Request())
-        future.add_done_callback(lambda _: answered.set())
-        return answered.wait(max(0.0, until - time.monotonic()))
+        while not answered.is_set() and (left_s := until - time.monotonic()) > 0.0:
+            self._client.call_async(Trigger.Request()).add_done_callback(lambda _: answered.set())
+            answered.wait(min(_AGAIN_S, left_s))
+        return answered.is_set()
 
     def close(self) -> None:
         self._executor.shutdown(timeout_sec=0.5)

@@ -189,9 +189,9 @@ class InferenceNode(LifecycleNode):
             self.end(f"arm: {call.result().message}")
 
     def _hold(self) -> None:
-        """Ask the arm to hold; the driver knows whether it still follows the policy, an operator or a stop may have
-        come between."""
-        self._stop.call_async(Trigger.Request())
+        """Ask the arm to hold; the driver knows whether it still follows the policy or somebody came between."""
+        self._task.holding()
+        self._stop.call_async(Trigger.Request()).add_done_callback(lambda _: self._task.held())
 
     # -- steps
     def _on_image(self, name: str, message: Image) -> None:

@@ -82,7 +82,9 @@ class TrialClient:
     def start(self, instruction: str, timeout_s: float) -> None:
         self._goal, self._result, self._progress = None, None, (0, 0.0)
         goal = ExecuteTask.Goal(instruction=instruction, timeout_s=float(timeout_s))
-        handle = self._answer(self._tasks.send_goal_async(goal, self._on_feedback), "execute_task")
+        # In the executor: rclpy's own registration of a goal loses an answer that comes while it is made elsewhere.
+        sent = self._executor.create_task(self._tasks.send_goal_async, goal, self._on_feedback)
+        handle = self._answer(self._answer(sent, "execute_task"), "execute_task")
         if not handle.accepted:
             raise TrialsError(f"execute_task refused “{instruction}”; inference_node says why in the graph's log.")
         self._goal, self._result = handle, handle.get_result_async()
