@@ -26,8 +26,6 @@ from sensor_msgs.msg import Joy
 from std_srvs.srv import Trigger
 
 from actdistill_ros import bringup
-from actdistill_ros.arm.emulated.link import ask
-from actdistill_ros.arm.emulated.wire import RECORD
 from actdistill_ros.arm.frames import Command, decode_command
 from actdistill_ros.bringup import DRIVER, NodeSpec
 from actdistill_ros.contract import contract
@@ -135,10 +133,10 @@ class Nodes:
             assert process.poll() in (None, -signal.SIGKILL), (self._folder / f"{name}.log").read_text()
 
     def kill(self, *names: str) -> float:
-        """SIGKILL to exactly these processes; the moment after it."""
+        """SIGKILL to exactly these processes; the moment before it."""
+        moment = time.monotonic()
         for name in names:
             self.processes[name].kill()
-        moment = time.monotonic()
         for name in names:
             self.processes[name].wait()
         return moment
@@ -220,10 +218,12 @@ class Operator:
 
     def ask(self, mode: int, reset: bool = False) -> None:
         """For a mode, again while it is refused: the motors' answers may be too old for a start on a busy machine."""
-        for _ in range(TRIES):
+        deadline = time.monotonic() + STOP_S
+        while time.monotonic() < deadline:
             answer = self.call("arm/set_mode", mode=mode, reset=reset)
             if answer.success:
                 return
+            time.sleep(0.1)
         pytest.fail(f"the driver did not change to mode {mode}: {answer.message}")
 
     def let_go(self) -> None:
@@ -328,18 +328,12 @@ class Aftermath:
 
 def told(bus: Bus, since_s: float) -> list[list[tuple[float, Command]]]:
     """Of each of the six joints every command since then, with its time."""
-    path = bus.folder / "log"
-    ask(bus.folder, op="log", path=str(path))
-    data = path.read_bytes()
     joints = list(bus.motors)[:6]
     found: list[list[tuple[float, Command]]] = [[] for _ in joints]
-    for place in range(len(data) - RECORD.size, -1, -RECORD.size):
-        at, sender, identifier, words = RECORD.unpack_from(data, place)
-        if at < since_s:
-            break
-        if sender and identifier in joints and (command := decode_command(bus.motors[identifier], words)):
-            found[joints.index(identifier)].append((at, command))
-    return [commands[::-1] for commands in found]
+    for frame in bus.frames(since_s):
+        if frame.pid and frame.id in joints and (command := decode_command(bus.motors[frame.id], frame.data)):
+            found[joints.index(frame.id)].append((frame.time_s, command))
+    return found
 
 
 if __name__ == "__main__":

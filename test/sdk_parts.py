@@ -109,10 +109,15 @@ def held(living):
     """One arm for many faults: healed, reached again by a reset if it was lost, and holding."""
     bus, loop = living
     bus.inject(heal=True, late_s=0.0, bus_off=False)
-    until(lambda: loop.set_mode(Mode.IDLE, reset=True) == "", "the arm")
+    reached(loop)
     until(lambda: not loop.state().driver.faults, "a healthy arm")
     holding(loop, bus)
     return bus, loop
+
+
+def reached(loop: DriverLoop) -> None:
+    """The driver has found an arm that was lost; it tries until it does, as an operator would."""
+    until(lambda: loop.set_mode(Mode.IDLE, reset=True) == "", "the arm")
 
 
 def holding(loop: DriverLoop, bus: Bus) -> DriverLoop:

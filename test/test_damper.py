@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -164,6 +165,32 @@ def test_an_error_of_the_socket_does_not_crash_the_guard_that_only_damps():
     here.send(bytes(FRAME.size))
     there.close()  # with a frame unread: the first look at `here` fails, the next one finds that the bus is gone
     assert "the motors on can0 did not acknowledge damping" in rescue(Open(here), SDK, NOBODY)
+
+
+def test_the_bus_outlives_whoever_asked_it_something_and_was_killed(bus):
+    os.kill(bus._process.pid, signal.SIGSTOP)
+    asks = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    asks.connect(str(bus.folder / "can0.ctl"))
+    asks.send(b'{"op": "link"}')
+    asks.send(b'{"op": "link"}')
+    asks.close()
+    os.kill(bus._process.pid, signal.SIGCONT)
+    assert len(bus.real()) == 7
+
+
+def test_the_log_of_a_bus_is_had_from_a_moment_on(bus):
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    client.connect(str(bus.folder / "can0"))
+    frames = [FRAME.pack(motor.id, 8, damping(motor, 1.0)) for motor in bus.motors.values()]
+    client.send(frames[0])
+    client.recv(FRAME.size)
+    moment = time.monotonic()
+    client.send(frames[1])
+    client.recv(FRAME.size)
+    client.close()
+    first, *_ = bus.motors
+    assert [frame.id for frame in bus.frames() if frame.pid][0] == first
+    assert first not in [frame.id for frame in bus.frames(moment) if frame.pid] and bus.frames(moment)
 
 
 def test_a_client_that_ends_with_frames_unread_had_sent_what_it_sent(bus):

@@ -65,8 +65,8 @@ def test_an_inference_node_that_is_killed_leaves_an_arm_that_rests_held_and_then
     until(hardware.bus.damped, "damping")
     after = Aftermath(hardware.bus, died)
     assert after.inside_limits() and after.rested_s() < CHUNK_S + SLACK_S
-    # Counted from the last chunk, which may be one chunk old.
-    assert POLICY_HOLD_S - CHUNK_S - 0.1 < after.powered_s() < POLICY_HOLD_S + SLACK_S
+    # Counted from the last chunk, which may be one chunk old and a step of the policy more.
+    assert POLICY_HOLD_S - 2 * CHUNK_S < after.powered_s() < POLICY_HOLD_S + SLACK_S
     goes_on(nodes, operator)
 
 
@@ -106,13 +106,13 @@ def test_a_driver_node_that_is_killed_is_named_by_the_task_and_its_motors_rest_a
 
 def test_an_sdk_process_that_is_killed_is_named_and_its_motors_damp_at_once(moving, hardware):
     nodes, operator = moving
-    kill(hardware.bus.processes()["sdk_child"])
     died = time.monotonic()
+    kill(hardware.bus.processes()["sdk_child"])
     operator.state(ArmState.DAMPING, "ERROR: the vendor SDK was killed by SIGKILL")
     assert "arm: ERROR: the vendor SDK was killed by SIGKILL" in operator.ending()
     until(hardware.bus.damped, "damping frames")
     after = Aftermath(hardware.bus, died)
-    assert after.inside_limits() and after.powered_s() < 0.1
+    assert after.inside_limits() and after.powered_s() < 0.1 + SLACK_S
     assert after.last_s() < SDK.silence_timeout_s + SLACK_S
     goes_on(nodes, operator)
 
@@ -146,12 +146,12 @@ def test_a_teleop_node_that_is_killed_with_its_dead_man_held_leaves_an_arm_that_
     until(hardware.bus.damped, "damping")
     after = Aftermath(hardware.bus, died)
     assert after.inside_limits() and after.rested_s() < 0.5 + SLACK_S
-    assert TELEOP_HOLD_S - 0.1 < after.powered_s() < TELEOP_HOLD_S + SLACK_S
+    assert TELEOP_HOLD_S - 0.4 < after.powered_s() < TELEOP_HOLD_S + SLACK_S
     operator.release()
     dead = operator.peer.count_publishers("teleop/deadman")
     operator.ros.until(lambda: operator.peer.count_publishers("teleop/deadman") < dead, "the dead node to be forgotten")
     assert dead == 1 and time.monotonic() - died < FORGOTTEN_S + SLACK_S
     nodes.start()
-    operator.ask(ArmState.HOLD)
+    operator.ask(ArmState.HOLD, reset=True)
     operator.jog()
     operator.release()

@@ -51,7 +51,8 @@ def test_all_processes_killed_at_once_leave_motors_that_the_guard_brings_to_rest
     killed = [supervised.process.pid, *supervised.nodes()]
     for pid in killed:
         kill(pid, signal.SIGSTOP)  # none may notice that another one is gone
+    began = time.monotonic()
     for pid in killed:
         kill(pid)
-    after = ends_damped(supervised, hardware, time.monotonic())
+    after = ends_damped(supervised, hardware, began)
     assert 0.1 < after.powered_s() < 0.4 + SLACK_S

@@ -5,6 +5,7 @@ import configparser
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -101,6 +102,12 @@ def test_only_nodes_import_ros(folder):
 def test_what_runs_on_a_gpu_server_imports_no_simulator(folder):
     for file in (ROOT / "actdistill_ros" / folder).rglob("*.py"):
         assert not {"mujoco", "arx5_interface"} & set(imports(file)), file
+
+
+def test_no_handler_of_a_signal_waits_for_a_lock_that_the_interrupted_thread_may_hold():
+    handling = [file for file in (ROOT / "actdistill_ros").rglob("*.py") if "signal.signal(" in file.read_text()]
+    assert len(handling) > 3
+    assert not [file.name for file in handling if re.search(r"threading\.(Event|Condition|R?Lock)\(", file.read_text())]
 
 
 def test_what_pip_installs_is_what_the_requirements_say():

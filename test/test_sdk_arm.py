@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from sdk_parts import SDK, START, bus, l5, sweep, until  # noqa: F401
+from sdk_parts import SDK, START, bus, kill, l5, sweep, until  # noqa: F401
 
 from actdistill_ros.arm.backend import ArmError, JointCommand
 from actdistill_ros.arm.sdk_arm import OPEN_READOUT_RAD
@@ -26,7 +26,8 @@ def test_the_arm_follows_both_models_motors_and_comes_to_rest_damped(request, mo
     arm = bus.arm()
     feedback = arm.connect()
     np.testing.assert_allclose(feedback.position_rad, START, atol=0.02)
-    assert feedback.gripper == pytest.approx(1.0, abs=0.01) and feedback.faults == {}
+    assert feedback.gripper == pytest.approx(1.0, abs=0.01)
+    until(lambda: arm.read().faults == {}, "no fault")
     assert not any(command.kp for _, command in bus.commands())
     sweep(arm, 1.0)
     for _ in range(20):
@@ -53,7 +54,8 @@ def test_feedback_is_what_the_motors_answered_and_no_older(bus):
     for index in range(6):
         assert feedback.position_rad[index] == pytest.approx(real[f"joint{index + 1}"][0], abs=0.01)
     assert feedback.gripper == pytest.approx(real["gripper"][0] / OPEN_READOUT_RAD, abs=0.01)
-    assert 0.0 <= time.time() - until(lambda: arm.read(), "feedback").stamp_s < SDK.answer_timeout_s
+    stamp_s = arm.read().stamp_s
+    assert 0.0 <= time.time() - stamp_s < SDK.answer_timeout_s
 
 
 def test_every_motor_tells_when_it_answered_and_a_mute_one_ages(bus):
@@ -74,6 +76,24 @@ def test_power_comes_on_gently_and_where_the_arm_is(bus):
     gains = [command.kp for command in joint2 if command.kp > 0.0]
     assert gains[0] < 0.6 * SDK.kp[1] and max(np.diff(gains)) < 0.5 * SDK.kp[1]
     assert max(abs(c.position_rad - START[1]) for c in joint2 if c.kp > 0.0) < 0.02
+
+
+def test_power_comes_on_gently_also_where_the_sdk_process_was_put_aside_meanwhile(bus):
+    arm = bus.arm(silence_timeout_s=5.0, answer_timeout_s=5.0, heartbeat_timeout_s=5.0)
+    arm.connect()
+
+    def gains() -> list[float]:
+        arm.send(JointCommand(START, 1.0))
+        time.sleep(0.005)
+        return [command.kp for record, command in bus.commands() if record.id == 2 and command.kp > 0.0]
+
+    until(gains, "the first power")
+    process = bus.processes()["sdk_child"]
+    kill(process, signal.SIGSTOP)
+    time.sleep(2 * SDK.stiffen_s)
+    kill(process, signal.SIGCONT)
+    until(lambda: gains()[-1] == pytest.approx(SDK.kp[1], rel=0.01), "all of the power")
+    assert max(np.diff(gains())) < 0.25 * SDK.kp[1]
 
 
 def test_a_target_from_before_is_not_run_to_when_power_comes_back(bus):
@@ -143,7 +163,7 @@ def test_a_driver_that_falls_silent_is_held_and_then_damped(bus):
     silent_s = time.monotonic()
     until(bus.damped, "damping", 3.0)
     held = [r.time_s for r, c in bus.commands() if c.kp > 0.0][-1] - silent_s
-    assert SDK.command_timeout_s < held < SDK.command_timeout_s + SDK.hold_to_damping_s + 0.3
+    assert SDK.command_timeout_s < held < SDK.command_timeout_s + SDK.hold_to_damping_s + 0.9
     arm.send(JointCommand(arm.read().position_rad, 1.0))
     until(bus.stiff, "power again")
 

@@ -90,9 +90,9 @@ def test_guard_and_sdk_process_killed_together_leave_motors_that_the_driver_damp
 
 def test_a_driver_whose_whole_group_is_killed_mid_motion_leaves_an_arm_that_rests_and_then_damps(bus):
     process = driver(bus)
+    died = time.monotonic()
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    died = time.monotonic()
     until(lambda: not bus.processes(), "the end of guard and SDK process")
     process.stdout.close()
     assert bus.damped() and time.monotonic() - died < 3.0

@@ -13,7 +13,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sdk_parts import NOBODY, SDK, START, Bus, bus, fault_of, held, holding, l5, living, until  # noqa: F401
+from sdk_parts import (  # noqa: F401
+    NOBODY,
+    SDK,
+    START,
+    Bus,
+    bus,
+    fault_of,
+    held,
+    holding,
+    l5,
+    living,
+    reached,
+    until,
+)
 
 from actdistill_ros.arm import can
 from actdistill_ros.arm.backend import ArmError
@@ -88,6 +101,20 @@ def test_an_interface_in_another_state_is_refused_before_a_frame_is_sent(bus, fa
     with pytest.raises(ArmError, match=words):
         bus.arm().connect()
     assert not [frame for frame in bus.frames() if frame.pid]
+
+
+class Leaving(EmulatedCan):
+    """An adapter that is pulled while it is listened to."""
+
+    def open(self) -> socket.socket:
+        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        there.close()
+        return here
+
+
+def test_an_adapter_that_is_unplugged_while_it_is_looked_at_is_named(bus):
+    with pytest.raises(ArmError, match="can0 went away while it was looked at .*: was the adapter unplugged?"):
+        can.preflight(Leaving("can0", bus.folder))
 
 
 def test_a_second_driver_on_the_bus_is_refused_and_the_first_goes_on(bus):
@@ -231,7 +258,7 @@ def test_a_motor_that_lost_its_supply_for_a_moment_is_switched_on_by_a_new_conne
     fault_of(loop, "ERROR: joint6 switched off by itself", Mode.DAMPING)
     until(bus.damped, "damping frames")
     bus.inject(heal=True)
-    assert loop.set_mode(Mode.IDLE, reset=True) == ""
+    reached(loop)
     holding(loop, bus)
 
 
@@ -257,7 +284,7 @@ def test_bus_off_is_named_with_the_command_that_mends_it_and_the_motors_damp_whe
     assert bus.stiff()  # nothing can reach the motors while it lasts
     bus.inject(bus_off=False)
     until(bus.damped, "damping frames")
-    assert loop.set_mode(Mode.IDLE, reset=True) == ""
+    reached(loop)
     holding(loop, bus)
 
 

@@ -17,8 +17,8 @@ def stop(number, frame):
     sys.exit(0)
 signal.signal(signal.SIGINT, stop)
 signal.signal(signal.SIGTERM, stop)
-print("ready", flush=True)
 note("started")
+print("ready", flush=True)
 while True:
     signal.pause()
 """

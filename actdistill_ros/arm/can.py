@@ -112,7 +112,14 @@ def check_name(name: str) -> None:
 def preflight(bus: CanBus, quiet_s: float = QUIET_S) -> None:
     """Look before anything is sent. Raises ArmError with what is wrong and the command that mends it."""
     name = bus.name
-    link = bus.link()
+    try:
+        _look(bus, quiet_s)
+    except OSError as error:
+        raise ArmError(f"{name} went away while it was looked at ({error}): was the adapter unplugged?") from error
+
+
+def _look(bus: CanBus, quiet_s: float) -> None:
+    name, link = bus.name, bus.link()
     if why := link_refusal(name, link):
         raise ArmError(why)
     if link.users:
@@ -147,11 +154,14 @@ def restart(name: str) -> str:
 
 
 def _first_frame(listener: socket.socket, seconds: float) -> int | None:
-    """Id of the first frame that anybody sends in that time."""
+    """Id of the first frame that anybody sends in that time. Raises OSError if the interface ends."""
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         if select.select([listener], [], [], left)[0]:
-            return FRAME.unpack(listener.recv(FRAME.size))[0]
+            packet = listener.recv(FRAME.size)
+            if len(packet) < FRAME.size:
+                raise ConnectionError("it ended")
+            return FRAME.unpack(packet)[0]
     return None
 
 

@@ -32,6 +32,9 @@ ASTRAY_RAD_S = 1.0
 FRESH_S = 0.03
 """A velocity of a driver silent for longer would only push the arm on."""
 GRIPPER_WIDTH_M = 0.088
+PAUSE_S = 0.02
+"""So much of the time since the last command counts while power comes on: a process that was put aside does not jump to
+full power."""
 READY = 1e-6
 """This share of the gains is power to the SDK and none to the motors: in their frames it rounds to zero. With it the
 SDK commands the target; without power it repeats where the arm lies, which may be outside the limits."""
@@ -156,9 +159,10 @@ class Hand:
             self._ready_s = self._controller.get_timestamp()
         elif self._share > READY or self._commands_target():
             now_s = time.monotonic()
-            self._stiff_s = now_s if self._share == READY else self._stiff_s
+            passed_s = 0.0 if self._share == READY else min(now_s - self._stiff_s, PAUSE_S)
+            self._stiff_s = now_s
             if self._share < 1.0:
-                self._gains(min(1.0, max(0.05, (now_s - self._stiff_s) / self._settings.stiffen_s)))
+                self._gains(min(1.0, max(0.05, self._share + passed_s / self._settings.stiffen_s)))
 
     def _commands_target(self) -> bool:
         """Whether a cycle of the SDK began and ended since it takes the arm to be under power."""

@@ -7,6 +7,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import NoReturn
 
 import rclpy
@@ -35,7 +36,7 @@ def run(
 
 
 def _run(node_class: type[LifecycleNode], args: list[str] | None, begin: Callable[[LifecycleNode], None]) -> int:
-    stop = threading.Event()
+    stop = _Stop()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     context = Context()
@@ -46,10 +47,9 @@ def _run(node_class: type[LifecycleNode], args: list[str] | None, begin: Callabl
         rclpy.logging.get_logger(node_class.__name__).fatal(_words(error))
         rclpy.try_shutdown(context=context)
         return 1
-    crashed = threading.Event()
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
-    spinning = threading.Thread(target=_spin, args=(executor, node, stop, crashed, begin), daemon=True)
+    spinning = threading.Thread(target=_spin, args=(executor, node, stop, begin), daemon=True)
     up = autostart(node)
     if up:
         spinning.start()
@@ -62,7 +62,23 @@ def _run(node_class: type[LifecycleNode], args: list[str] | None, begin: Callabl
     if not spinning.is_alive():
         node.destroy_node()
     rclpy.try_shutdown(context=context)
-    return 0 if up and not crashed.is_set() else 1
+    return 0 if up and not stop.crashed else 1
+
+
+class _Stop:
+    """The wish to end, from a signal or a thread. An Event's lock may be held by the very thread that the signal
+    interrupts, which would then wait for ever."""
+
+    def __init__(self) -> None:
+        self.asked = self.crashed = False
+        self._wake: SimpleQueue[None] = SimpleQueue()
+
+    def set(self) -> None:
+        self.asked = True
+        self._wake.put(None)
+
+    def wait(self) -> None:
+        self._wake.get()
 
 
 def autostart(node: LifecycleNode) -> bool:
@@ -96,21 +112,15 @@ def says_why(callback: Callable) -> Callable:
     return wrapped
 
 
-def _spin(
-    executor,
-    node: LifecycleNode,
-    stop: threading.Event,
-    crashed: threading.Event,
-    begin: Callable[[LifecycleNode], None],
-) -> None:
+def _spin(executor, node: LifecycleNode, stop: _Stop, begin: Callable[[LifecycleNode], None]) -> None:
     try:
         begin(node)
         executor.spin()
     except ExternalShutdownException:
         pass
     except Exception as error:
-        if not stop.is_set():
-            crashed.set()
+        if not stop.asked:
+            stop.crashed = True
             node.get_logger().fatal(f"{node.get_name()} ends: {_trace(error)}")
     finally:
         stop.set()

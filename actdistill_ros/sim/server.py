@@ -24,13 +24,12 @@ OUTLIVE_S = 1.5  # how long the world goes on after SIGINT for those who still u
 
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
-    stop = threading.Event()
-    patience = OUTLIVE_S
+    patience, ended = OUTLIVE_S, False
 
     def end(number, _) -> None:
-        nonlocal patience
-        patience = patience if number == signal.SIGINT else 0.0
-        stop.set()
+        # Plain variables: an Event's lock may be held by the very thread that the signal interrupts, for ever then.
+        nonlocal patience, ended
+        patience, ended = patience if number == signal.SIGINT else 0.0, True
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
@@ -43,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"sim_world: {error}", file=sys.stderr)
         return 2
     print("ready", flush=True)
-    server.run(stop)
+    server.run(lambda: ended)
     server.outlive(lambda: patience)
     server.close()
     leave(0)
@@ -87,13 +86,13 @@ class Server:
         for name, handler in serve.items():
             threading.Thread(target=_accept, args=(self._listeners[name], handler), daemon=True).start()
 
-    def run(self, stop: threading.Event) -> None:
-        """Physics until `stop`; late slices are made up for, up to a tenth of a second."""
+    def run(self, ended: Callable[[], bool]) -> None:
+        """Physics until it has `ended`; late slices are made up for, up to a tenth of a second."""
         deadline = time.monotonic()
-        while not stop.is_set():
+        while not ended():
             self.rig.advance(PHYSICS_S)
             deadline = max(deadline + PHYSICS_S, time.monotonic() - 0.1)
-            stop.wait(max(0.0, deadline - time.monotonic()))
+            time.sleep(max(0.0, deadline - time.monotonic()))
 
     def outlive(self, patience_s: Callable[[], float]) -> None:
         """Physics while somebody still uses motors or cameras, for `patience_s()` at most: Ctrl-C reaches all at once,

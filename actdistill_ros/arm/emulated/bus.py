@@ -7,6 +7,7 @@ SocketCAN), `can0.watch` (the same for listeners that also want error frames) an
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import selectors
@@ -189,7 +190,10 @@ class Bus:
 
     # -- control
     def _serve(self, connection: socket.socket) -> None:
-        data = connection.recv(65536)
+        try:
+            data = connection.recv(65536)
+        except OSError:
+            data = b""  # it was killed while it waited
         if not data:
             self._selector.unregister(connection)
             connection.close()
@@ -198,7 +202,10 @@ class Bus:
             answer = self._answer(json.loads(data))
         except (ValueError, KeyError, TypeError, OSError) as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
-        connection.send(json.dumps(answer).encode())
+        try:
+            connection.send(json.dumps(answer).encode())
+        except OSError:
+            pass  # nobody waits for it any more; the next look at this connection ends it
 
     def _answer(self, request: dict) -> dict:
         operation = request.pop("op", "")
@@ -209,14 +216,20 @@ class Bus:
         if operation == "inject":
             return self._inject(**request)
         if operation == "log":
+            wanted = self._since(float(request.get("since_s", 0.0)))
             with open(request["path"], "wb") as file:
-                file.write(b"".join(self._log))
-            return {"frames": len(self._log)}
+                file.write(b"".join(wanted))
+            return {"frames": len(wanted)}
         if operation == "last":
             return {"last": {str(identifier): data.hex() for identifier, data in self._last.items()}}
         if operation == "motors":
             return {"motors": self._motors.report(time.monotonic())}
         raise ValueError(f"unknown operation {operation!r}; known: link, inject, log, last, motors")
+
+    def _since(self, since_s: float) -> list[bytes]:
+        """The newest frames, found from their end: while all of a long log is written, no motor answers."""
+        newest = list(itertools.takewhile(lambda record: RECORD.unpack(record)[0] >= since_s, reversed(self._log)))
+        return newest[::-1]
 
     def _inject(
         self,

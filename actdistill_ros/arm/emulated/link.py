@@ -49,16 +49,22 @@ def ask(folder: Path, interface: str = "can0", **request) -> dict:
     """A request to the emulated bus: op link, inject, log, last or motors. Raises ArmError if it refuses."""
     with _connect(folder, f"{interface}{CONTROL}") as connection:
         connection.settimeout(5.0)
-        connection.send(json.dumps(request).encode())
-        answer = json.loads(connection.recv(65536))
+        try:
+            connection.send(json.dumps(request).encode())
+            data = connection.recv(65536)
+        except OSError as error:
+            raise ArmError(f"the emulated bus in {folder} does not answer ({error})") from error
+    if not data:
+        raise ArmError(f"the emulated bus in {folder} ended before it answered")
+    answer = json.loads(data)
     if "error" in answer:
         raise ArmError(f"the emulated bus refuses {request}: {answer['error']}")
     return answer
 
 
-def frames(folder: Path, scratch: Path, interface: str = "can0") -> list[Record]:
-    """Everything that was on the bus; `scratch`: a file to pass it through."""
-    ask(folder, interface, op="log", path=str(scratch))
+def frames(folder: Path, scratch: Path, since_s: float = 0.0, interface: str = "can0") -> list[Record]:
+    """What was on the bus since then; `scratch`: a file to pass it through."""
+    ask(folder, interface, op="log", path=str(scratch), since_s=since_s)
     return [Record(*record) for record in RECORD.iter_unpack(scratch.read_bytes())]
 
 

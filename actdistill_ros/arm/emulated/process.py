@@ -47,9 +47,9 @@ class BusProcess:
         """A fault, see `Bus._inject` and `Motors.inject`."""
         ask(self.folder, op="inject", **fault)
 
-    def frames(self) -> list[Record]:
-        """Everything that was on the bus."""
-        return frames(self.folder, self.folder / "log")
+    def frames(self, since_s: float = 0.0) -> list[Record]:
+        """What was on the bus since then; whoever asks for much of it keeps the motors from answering meanwhile."""
+        return frames(self.folder, self.folder / "log", since_s)
 
     def real(self) -> dict[str, list[float]]:
         """Position, velocity and torque of every motor as they really are."""
