@@ -127,6 +127,6 @@ class Ros:
 @pytest.fixture
 def ros():
     """A domain per test process, so that runs side by side do not hear each other."""
-    rig = Ros(domain_id=1 + os.getpid() % 200)
+    rig = Ros(domain_id=1 + os.getpid() % 100)
     yield rig
     rig.close()

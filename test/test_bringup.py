@@ -20,7 +20,7 @@ from actdistill_ros.nodes.inference_settings import SETTINGS
 from actdistill_ros.run_folder import RunFolder, RunFolderError
 from actdistill_ros.up import log_folder, values
 
-DOMAIN = 1 + os.getpid() % 200
+DOMAIN = 1 + os.getpid() % 100
 
 
 def nothing_installed(package, executable):

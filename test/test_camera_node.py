@@ -116,7 +116,7 @@ def test_a_signal_ends_the_process_with_zero_and_no_traceback(video, number):
     words = "cameras:=[front] backend:=file front.width:=0 front.height:=0".split() + [f"front.path:={video}"]
     command = [sys.executable, "-m", "actdistill_ros.nodes.camera_node", "--ros-args"]
     command += [part for word in words for part in ("-p", word)]
-    environment = {**os.environ, "ROS_DOMAIN_ID": str(1 + os.getpid() % 200)}
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(1 + os.getpid() % 100)}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     try:
         line = process.stdout.readline()

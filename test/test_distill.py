@@ -32,7 +32,7 @@ from actdistill_ros.policy.runtime import PolicyRuntime
 
 HEADS = HeadConfig(bottleneck=8, semantic=6, neighbours=2)
 SMALL = StudentSettings(budget=0.75, steps=4, batch=8, groups=4, warmup=2)
-STEPS, KILL_AFTER = 30, 10
+STEPS, KILL_AFTER = 30, 4
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from actdistill_ros.distill.processes import Processes
 from actdistill_ros.distill.teacher import Teacher
 from actdistill_ros.policy import checkpoint
 
-STEPS, KILL_AFTER = 30, 8
+STEPS, KILL_AFTER = 30, 4
 LAUNCH = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
 PLAIN = ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")
 

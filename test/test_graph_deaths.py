@@ -27,7 +27,7 @@ from sdk_parts import SDK, kill, until
 
 from actdistill_ros.bringup import DRIVER
 
-DOMAIN = 1 + os.getpid() % 200
+DOMAIN = 1 + os.getpid() % 100
 FORGOTTEN_S = 10.0
 """After this nothing of a killed process stands in the way of the next one; the middleware's own time is 20 s."""
 

@@ -15,7 +15,7 @@ import pytest
 from graph_parts import SLACK_S, Aftermath, Hardware, Operator, Supervised, hardware  # noqa: F401
 from sdk_parts import kill, until
 
-domains = itertools.count(2 + os.getpid() % 200)
+domains = itertools.count(2 + os.getpid() % 100)
 """One for each graph: what died in the one before is still remembered for a while."""
 
 

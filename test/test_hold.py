@@ -11,7 +11,7 @@ from std_srvs.srv import Trigger
 from actdistill_ros.nodes.hold import Holder
 from actdistill_ros.nodes.stopping import STOP
 
-DOMAIN = 1 + os.getpid() % 200
+DOMAIN = 1 + os.getpid() % 100
 
 
 @pytest.fixture

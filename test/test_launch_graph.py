@@ -21,7 +21,7 @@ from actdistill_ros.trials.judges import World
 
 NAMESPACE = "/launch_test"
 NODES = ("sim_world", "arm_driver_node", "camera_node", "inference_node", "monitor_node")
-DOMAIN = 1 + os.getpid() % 200
+DOMAIN = 1 + os.getpid() % 100
 START_S, TASK_S = 120.0, 60.0
 
 

@@ -28,7 +28,7 @@ from actdistill_ros.policy.losses import gripper_loss
 from actdistill_ros.policy.runtime import PolicyRuntime
 from actdistill_ros.trials import evaluate
 
-STEPS, KILL_AFTER = 12, 6
+STEPS, KILL_AFTER = 12, 2
 
 
 def parse(module, *words: object) -> argparse.Namespace:

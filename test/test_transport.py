@@ -22,7 +22,7 @@ LOOPBACK, SMALL, NETWORK = (
 )
 LARGE, STOCK = 4_194_304, 212_992
 """net.core.rmem_max where somebody raised it, and as Linux comes."""
-DOMAIN = 1 + os.getpid() % 200
+DOMAIN = 1 + os.getpid() % 100
 WAIT_S = 30.0
 NODE = """
 import rclpy, sys
@@ -85,16 +85,17 @@ def start():
 def sockets(pid: int) -> set[str]:
     """Local addresses of the process's UDP sockets that wait for datagrams of others; hexadecimal, as the kernel has
     them."""
-    inodes = {os.readlink(entry)[8:-1] for entry in Path(f"/proc/{pid}/fd").iterdir() if _is_socket(entry)}
+    targets = [_target(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+    inodes = {target[8:-1] for target in targets if target.startswith("socket:")}
     lines = [line.split() for line in Path("/proc/net/udp").read_text().splitlines()[1:]]
     return {line[1] for line in lines if line[9] in inodes}
 
 
-def _is_socket(entry: Path) -> bool:
+def _target(entry: Path) -> str:
     try:
-        return os.readlink(entry).startswith("socket:")
+        return os.readlink(entry)
     except FileNotFoundError:
-        return False
+        return ""
 
 
 def mapped(pid: int) -> str:

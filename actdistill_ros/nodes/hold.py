@@ -5,12 +5,9 @@ from __future__ import annotations
 import threading
 import time
 
-import rclpy
-from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import Trigger
 
+from actdistill_ros.nodes.participant import Participant
 from actdistill_ros.nodes.stopping import STOP
 
 _AGAIN_S = 0.15
@@ -22,23 +19,11 @@ class Holder:
     """A client of arm/stop that is ready before it is needed; it lives in a ROS context of its own."""
 
     def __init__(self, namespace: str = "/", domain_id: int | None = None) -> None:
-        """`domain_id` None: that of the environment. Raises RuntimeError if ROS cannot be reached."""
-        self._context = Context()
-        rclpy.init(args=[], context=self._context, domain_id=domain_id, signal_handler_options=SignalHandlerOptions.NO)
-        self._node = rclpy.create_node(
-            "bringup", namespace=namespace, context=self._context, start_parameter_services=False
-        )
+        """See `Participant`."""
+        self._participant = Participant("bringup", namespace, domain_id)
+        self._node = self._participant.node
         self._client = self._node.create_client(Trigger, STOP)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
-        self._thread = threading.Thread(target=self._spin, daemon=True)
-        self._thread.start()
-
-    def _spin(self) -> None:
-        try:
-            self._executor.spin()
-        except ExternalShutdownException:
-            pass
+        self._participant.start()
 
     def others(self, names: tuple[str, ...], timeout_s: float = _DISCOVERY_S) -> list[str]:
         """Which of `names` run in this namespace already, in graphs that this process did not start."""
@@ -67,7 +52,4 @@ class Holder:
         return answered.is_set()
 
     def close(self) -> None:
-        self._executor.shutdown(timeout_sec=0.5)
-        self._thread.join(0.5)
-        rclpy.try_shutdown(context=self._context)
-        self._context.destroy()
+        self._participant.close()

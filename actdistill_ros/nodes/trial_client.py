@@ -8,18 +8,15 @@ import uuid
 from collections.abc import Callable
 
 import numpy as np
-import rclpy
 from action_msgs.msg import GoalStatus
 from action_msgs.srv import CancelGoal
 from rclpy.action import ActionClient
-from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 
 from actdistill_ros.action import ExecuteTask
 from actdistill_ros.msg import ArmState
 from actdistill_ros.nodes.image_messages import to_rgb
+from actdistill_ros.nodes.participant import Participant
 from actdistill_ros.nodes.qos import NEWEST_IMAGE
 from actdistill_ros.srv import SetMode
 from actdistill_ros.trials.protocol import Ended, TrialsError
@@ -32,12 +29,9 @@ class TrialClient:
     """A `trials.protocol.Robot`. Its callbacks run in a thread of its own; every method is for one other thread."""
 
     def __init__(self, namespace: str = "/", pictures: tuple[str, ...] = (), domain_id: int | None = None) -> None:
-        """pictures: image topics to watch, the best one first."""
-        self._context = Context()
-        rclpy.init(args=[], context=self._context, domain_id=domain_id, signal_handler_options=SignalHandlerOptions.NO)
-        self._node = rclpy.create_node(
-            "trials", namespace=namespace, context=self._context, start_parameter_services=False
-        )
+        """pictures: image topics to watch, the best one first. See `Participant`."""
+        self._participant = Participant("trials", namespace, domain_id)
+        self._node = self._participant.node
         self._tasks = ActionClient(self._node, ExecuteTask, "execute_task")
         self._modes = self._node.create_client(SetMode, "arm/set_mode")
         # Last of all clients: who can answer this one has discovered the others too.
@@ -50,10 +44,7 @@ class TrialClient:
             )
         self._goal = self._result = None
         self._progress = (0, 0.0)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
-        self._thread = threading.Thread(target=self._spin, daemon=True)
-        self._thread.start()
+        self._participant.start()
 
     def wait(self, timeout_s: float, alive: Callable[[], None]) -> None:
         """Until tasks can be run; `alive` may raise meanwhile. Raises TrialsError when the time is up."""
@@ -83,7 +74,7 @@ class TrialClient:
         self._goal, self._result, self._progress = None, None, (0, 0.0)
         goal = ExecuteTask.Goal(instruction=instruction, timeout_s=float(timeout_s))
         # In the executor: rclpy's own registration of a goal loses an answer that comes while it is made elsewhere.
-        sent = self._executor.create_task(self._tasks.send_goal_async, goal, self._on_feedback)
+        sent = self._participant.executor.create_task(self._tasks.send_goal_async, goal, self._on_feedback)
         handle = self._answer(self._answer(sent, "execute_task"), "execute_task")
         if not handle.accepted:
             raise TrialsError(f"execute_task refused “{instruction}”; inference_node says why in the graph's log.")
@@ -122,12 +113,7 @@ class TrialClient:
         return None
 
     def close(self) -> None:
-        self._executor.shutdown(timeout_sec=1.0)
-        self._thread.join(1.0)
-        self._tasks.destroy()
-        self._node.destroy_node()
-        rclpy.try_shutdown(context=self._context)
-        self._context.destroy()
+        self._participant.close(self._tasks.destroy)
 
     def _answer(self, future, who: str):
         if not _answered(future, ANSWER_S):
@@ -139,12 +125,6 @@ class TrialClient:
 
     def _on_feedback(self, message) -> None:
         self._progress = (message.feedback.steps, message.feedback.seconds)
-
-    def _spin(self) -> None:
-        try:
-            self._executor.spin()
-        except ExternalShutdownException:
-            pass
 
 
 def _answered(future, timeout_s: float) -> bool:
