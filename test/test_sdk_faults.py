@@ -273,6 +273,12 @@ def test_a_foreign_frame_aborts_the_sdk_and_the_motors_damp(held, identifier):
     until(bus.damped, "damping frames")
 
 
+def test_no_core_dump_delays_the_end_of_an_sdk_that_aborts(held):
+    bus, _ = held
+    limits = Path(f"/proc/{bus.processes()['sdk_child']}/limits").read_text()
+    assert re.search(r"^Max core file size +[01] ", limits, re.MULTILINE)
+
+
 def test_bus_off_is_named_with_the_command_that_mends_it_and_the_motors_damp_when_the_bus_is_back(held):
     bus, loop = held
     bus.inject(bus_off=True)
