@@ -259,6 +259,25 @@ def test_a_cogact_acts_on_libero_in_chunks_and_the_report_says_that_no_protocol_
         vla.load(folder, "libero_10")
 
 
+def test_a_cogact_that_averages_its_chunks_acts_step_by_step_and_forgets_them_with_the_episode(cogact, tmp_path):
+    folders = {n: on_libero(cogact, tmp_path / str(n), **({"ensemble": n} if n else {})) for n in (None, 1, 3)}
+
+    def acted(chunks: int | None) -> list[np.ndarray]:
+        policy = policies.RuntimePolicy(*vla.load(folders[chunks], "libero_goal"))
+        torch.manual_seed(5)
+        found = []
+        for _ in range(2):
+            policy.begin("open the drawer")
+            found += [policy.act(look()).actions for _ in range(3)]
+        return found
+
+    alone, latest, averaged = acted(None), acted(1), acted(3)
+    assert {actions.shape for actions in averaged} == {(1, 7)}
+    for step in range(6):  # the first of an episode has nothing to be averaged with
+        np.testing.assert_allclose(latest[step][0], alone[step][0])
+        assert np.allclose(averaged[step][0], alone[step][0]) == (step in (0, 3))
+
+
 def test_a_published_student_is_judged_by_the_command_within_its_budget(openvla, tmp_path):
     teacher = on_libero(openvla, tmp_path / "teacher", dtype="float32")
     router = listening_router(published.load(teacher, "libero_goal", dtype="float32"))
