@@ -17,6 +17,7 @@ import struct
 import sys
 import time
 from collections import deque
+from collections.abc import Collection
 from pathlib import Path
 
 from actdistill_ros import priority
@@ -226,8 +227,10 @@ class Bus:
             return {"motors": self._motors.report(time.monotonic())}
         raise ValueError(f"unknown operation {operation!r}; known: link, inject, log, last, motors")
 
-    def _since(self, since_s: float) -> list[bytes]:
+    def _since(self, since_s: float) -> Collection[bytes]:
         """The newest frames, found from their end: while all of a long log is written, no motor answers."""
+        if since_s <= 0.0:
+            return self._log
         newest = list(itertools.takewhile(lambda record: RECORD.unpack(record)[0] >= since_s, reversed(self._log)))
         return newest[::-1]
 
