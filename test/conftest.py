@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 
 import pytest
 
@@ -11,6 +12,10 @@ from actdistill_ros import bringup
 
 os.environ.update(bringup.middleware())
 """Tests speak over the transport that is shipped; set before ROS starts in this process."""
+
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""A shell that runs the tests in its background has them ignore Ctrl-C, and every process that they start would too."""
 
 
 @pytest.hookimpl(wrapper=True)
