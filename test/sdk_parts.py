@@ -111,6 +111,7 @@ def held(living):
     bus.inject(heal=True, late_s=0.0, bus_off=False)
     reached(loop)
     until(lambda: not loop.state().driver.faults, "a healthy arm")
+    until(lambda: not any(c.kp for c in bus.last_commands().values()), "an arm without the power of the test before")
     holding(loop, bus)
     return bus, loop
 
