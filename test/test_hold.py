@@ -1,14 +1,12 @@
 """Whoever takes a graph down tells the real service of the driver to hold first."""
 
 import os
-import threading
 
 import pytest
-import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from std_srvs.srv import Trigger
 
 from actdistill_ros.nodes.hold import Holder
+from actdistill_ros.nodes.participant import Participant
 from actdistill_ros.nodes.stopping import STOP
 
 DOMAIN = 1 + os.getpid() % 100
@@ -17,32 +15,16 @@ DOMAIN = 1 + os.getpid() % 100
 @pytest.fixture
 def asked():
     """How often a driver in namespace /left was asked to stop."""
-    context = rclpy.Context()
-    rclpy.init(context=context, domain_id=DOMAIN)
-    node = rclpy.create_node("arm_driver_node", namespace="/left", context=context)
-    stops = []
+    driver, stops = Participant("arm_driver_node", "/left", DOMAIN), []
 
     def answer(request, response):
         stops.append(request)
         return response
 
-    node.create_service(Trigger, STOP, answer)
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(node)
-
-    def spin():
-        try:
-            executor.spin()
-        except ExternalShutdownException:
-            pass
-
-    thread = threading.Thread(target=spin, daemon=True)
-    thread.start()
+    driver.node.create_service(Trigger, STOP, answer)
+    driver.start()
     yield stops
-    executor.shutdown()
-    thread.join(5)
-    node.destroy_node()
-    rclpy.try_shutdown(context=context)
+    driver.close()
 
 
 @pytest.fixture
