@@ -67,7 +67,7 @@ class PlayedArm:
         # Made first, as in the driver: of two requests it is served first. Its wait keeps nothing else from going on.
         node.create_service(Trigger, POLICY_STOP, self._on_stop, callback_group=ReentrantCallbackGroup())
         node.create_service(SetMode, "arm/set_mode", self._on_mode)
-        node.create_subscription(ActionChunk, "policy/chunk", self._on_chunk, qos.STATE)
+        node.create_subscription(ActionChunk, "policy/chunk", self._on_chunk, 10)
         node.create_timer(0.01, self._report)
 
     def _on_mode(self, request, response):

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import rclpy
@@ -14,17 +15,20 @@ from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
 
+from actdistill_ros.nodes import delivery
+
 WAIT_S = 30.0
 
 
 class Ros:
-    """Nodes of one test, spun in a thread."""
+    """Nodes of one test, spun in a thread. refusals: what the middleware refused to carry, in words."""
 
     def __init__(self, domain_id: int) -> None:
         self.context, self.domain_id = Context(), domain_id
         rclpy.init(args=[], context=self.context, domain_id=domain_id)
         self.executor = SingleThreadedExecutor(context=self.context)
         self._nodes: list = []
+        self.refusals: list[str] = []
         self._crash: BaseException | None = None
         self._closing = False
         self._changed = threading.Condition()
@@ -33,7 +37,8 @@ class Ros:
 
     def _spin(self) -> None:
         try:
-            self.executor.spin()
+            log = SimpleNamespace(warning=lambda words, **_: self.refusals.append(words))
+            delivery.spin(self.executor, log, lambda: self._closing)
         except ExternalShutdownException:
             pass
         except BaseException as error:

@@ -135,7 +135,7 @@ def fault_of(loop: DriverLoop, words: str, mode: Mode | None = None):
         state = loop.state().driver
         return state if any(words in fault for fault in state.faults) and mode in (None, state.mode) else None
 
-    return until(found, lambda: f"a fault {words!r}; now {loop.state(keep_events=True).driver}")
+    return until(found, lambda: f"a fault {words!r}; now {loop.state().driver}")
 
 
 def sweep(arm: SdkArm, seconds: float, start: np.ndarray = START, turn: float = 0.2) -> None:

@@ -51,7 +51,7 @@ class Robot:
         assert autostart(self.node)
         ros.spin(self.node)
         self.peer = ros.peer()
-        self.states = ros.hear(self.peer, ArmState, "arm/state", qos.STATE)
+        self.states = ros.hear(self.peer, ArmState, "arm/state")
         self.chunks = self.peer.create_publisher(ActionChunk, "policy/chunk", qos.STATE)
         self.modes = self.peer.create_client(SetMode, "arm/set_mode")
         assert self.modes.wait_for_service(timeout_sec=20.0)

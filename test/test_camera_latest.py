@@ -109,6 +109,17 @@ def test_an_unplugged_camera_is_named_with_its_moment_and_opened_again(rig):
     assert source.opened == 2 and source.closed >= 1
 
 
+def test_a_camera_that_fails_as_nobody_foresaw_is_named_and_opened_again(rig):
+    source, watcher, _, camera = rig
+    camera.open()
+    watcher.health.get(timeout=5)
+    camera.start()
+    source.script.put(ZeroDivisionError("odd"))
+    assert watcher.health.get(timeout=5).problem == "camera failed: ZeroDivisionError('odd')"
+    source.script.put(frame(3.0))
+    assert watcher.health.get(timeout=5).problem == "" and source.opened == 2
+
+
 def test_a_silent_camera_is_named_without_being_closed(rig):
     source, watcher, _, camera = rig
     camera.open()

@@ -110,6 +110,12 @@ def test_no_handler_of_a_signal_waits_for_a_lock_that_the_interrupted_thread_may
     assert not [file.name for file in handling if re.search(r"threading\.(Event|Condition|R?Lock)\(", file.read_text())]
 
 
+def test_everybody_who_spins_survives_a_message_that_the_middleware_refuses():
+    code = {path.name: path.read_text() for path in (ROOT / "actdistill_ros").rglob("*.py")}
+    spinners = {name for name, text in code.items() if re.search(r"(executor|rclpy)\.spin", text)}
+    assert spinners == {"delivery.py", "image_listener.py"}  # the listener only listens
+
+
 def test_what_pip_installs_is_what_the_requirements_say():
     assert set(settings()["options"]["install_requires"].split()) == requirement_names("base.txt")
 

@@ -72,10 +72,10 @@ class CameraThread:
                 if self._intrinsics is None:
                     self._intrinsics = self._source.open()
                 self._read()
-            except CameraError as error:
+            except Exception as error:  # whatever it is, a thread that ends would leave a camera that seems well
                 self._source.close()
                 self._intrinsics = None
-                self._note(problem=str(error))
+                self._note(problem=str(error) if isinstance(error, CameraError) else f"camera failed: {error!r}")
                 self._stop.wait(self._reopen_s)
 
     def _read(self) -> None:

@@ -23,14 +23,14 @@ from actdistill_ros.control.trajectory import Trajectory
 REST_S = 0.2
 """How long the arm holds before it damps when the loop ends, so that it comes to rest first."""
 EVENTS = 50
-"""Events kept until somebody asks; the oldest go first."""
+"""Events kept until they are told; the oldest go first."""
 PAUSE = 0.1
 """Share of a period that is always left to others, however long a tick took."""
 
 
 @dataclass(frozen=True)
 class LoopState:
-    """driver: snapshot. events: since the last one. ticks, late_ticks: since the start; late by more than half a
+    """driver: snapshot. events: not told yet. ticks, late_ticks: since the start; late by more than half a
     period. answers_hz: how often each motor answered within the last second, the gripper's last."""
 
     driver: DriverState
@@ -132,14 +132,17 @@ class DriverLoop:
             self._driver.set_speed_scale(scale)
             self._settings = replace(self._settings, speed_scale=scale)
 
-    def state(self, keep_events: bool = False) -> LoopState:
-        """A snapshot; events are told once unless `keep_events`."""
+    def state(self) -> LoopState:
         with self._lock:
-            events = tuple(self._events)
-            if not keep_events:
-                self._events.clear()
-            answers_hz = self._answers.rates_hz(self._clock())
+            answers_hz, events = self._answers.rates_hz(self._clock()), tuple(self._events)
             return LoopState(self._driver.state(), self._feedback, events, self._ticks, self._late_ticks, answers_hz)
+
+    def told(self, state: LoopState) -> None:
+        """Whoever must hear the events of this snapshot has heard them."""
+        with self._lock:
+            for event in state.events:
+                if self._events and self._events[0] is event:
+                    self._events.popleft()
 
     def _connect(self) -> None:
         self._arm.close()

@@ -21,7 +21,7 @@ from actdistill_ros.control.arm_models import MODELS
 from actdistill_ros.control.loop import DriverLoop
 from actdistill_ros.control.modes import LIMP, Mode
 from actdistill_ros.msg import ActionChunk, ArmState
-from actdistill_ros.nodes import arm_diagnostics, arm_messages, lifecycle, punctual, qos
+from actdistill_ros.nodes import arm_diagnostics, arm_messages, delivery, lifecycle, punctual, qos
 from actdistill_ros.nodes.homing import Homing
 from actdistill_ros.nodes.operator_topics import OperatorTopics
 from actdistill_ros.nodes.parameters import Setting, declare, value
@@ -102,7 +102,8 @@ class ArmDriverNode(LifecycleNode):
     def on_shutdown(self, state) -> TransitionCallbackReturn:
         if self._loop:
             self._loop.rest()
-            self._publish_state()
+            with delivery.survived(self.get_logger()):
+                self._publish_state()
         self._close()
         return super().on_shutdown(state)
 
@@ -213,9 +214,10 @@ class ArmDriverNode(LifecycleNode):
         if not self._loop:  # the timer was due when the node was shut down
             return
         state = self._loop.state()
+        self._state.publish(arm_messages.arm_state_message(state))
+        self._loop.told(state)
         for event in state.events:
             self.get_logger().info(event)
-        self._state.publish(arm_messages.arm_state_message(state))
         self._joints.publish(arm_messages.joint_state_message(state.feedback))
         if self._tf:
             self._tf.publish(TFMessage(transforms=arm_messages.transforms(state.feedback, self._arm.chain)))
@@ -223,11 +225,8 @@ class ArmDriverNode(LifecycleNode):
     def _publish_diagnostics(self) -> None:
         if not self._loop:
             return
-        state = self._loop.state(keep_events=True)
-        name, hardware = self.get_fully_qualified_name(), value(self, "hardware")
-        self._diagnostics.publish(
-            arm_diagnostics.diagnostics_message(state, name, hardware, time.time(), self._limits.feedback_timeout_s)
-        )
+        about = self.get_fully_qualified_name(), value(self, "hardware"), time.time(), self._limits.feedback_timeout_s
+        self._diagnostics.publish(arm_diagnostics.diagnostics_message(self._loop.state(), *about))
 
 
 def _nobody_else_publishes_tf() -> bool:

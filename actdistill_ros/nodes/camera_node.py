@@ -18,7 +18,7 @@ from actdistill_ros.camera.latest import CameraThread, Health
 from actdistill_ros.camera.sim import SimCamera
 from actdistill_ros.camera.source import CameraError, Frame, FrameSource, Intrinsics
 from actdistill_ros.camera.v4l2 import V4l2Camera
-from actdistill_ros.nodes import lifecycle, qos
+from actdistill_ros.nodes import delivery, lifecycle, qos
 from actdistill_ros.nodes.image_messages import camera_info_message, image_message
 from actdistill_ros.nodes.parameters import Setting, declare, value
 from actdistill_ros.nodes.stamps import to_stamp
@@ -127,8 +127,9 @@ class CameraNode(LifecycleNode):
     def _publish(self, image, info, frame_id: str, frame: Frame, intrinsics: Intrinsics) -> None:
         """Runs in the camera's thread, as soon as the frame is there: no timer delays or drops it."""
         if self._active:
-            image.publish(image_message(frame.image, frame.stamp_s, frame_id))
-            info.publish(camera_info_message(intrinsics, frame.stamp_s, frame_id))
+            with delivery.survived(self.get_logger()):
+                image.publish(image_message(frame.image, frame.stamp_s, frame_id))
+                info.publish(camera_info_message(intrinsics, frame.stamp_s, frame_id))
 
     def _on_health(self, name: str, health: Health) -> None:
         if health.problem:
@@ -140,7 +141,8 @@ class CameraNode(LifecycleNode):
     def _publish_diagnostics(self) -> None:
         message = DiagnosticArray(status=[self._status(name, thread.health) for name, thread in self._threads.items()])
         message.header.stamp = to_stamp(time.time())
-        self._diagnostics.publish(message)
+        with delivery.survived(self.get_logger()):  # called in a camera's thread too
+            self._diagnostics.publish(message)
 
     def _status(self, name: str, health: Health) -> DiagnosticStatus:
         lasting = f"for {time.time() - health.since_s:.1f} s"

@@ -7,6 +7,7 @@ import time
 
 from std_srvs.srv import Trigger
 
+from actdistill_ros.nodes import delivery
 from actdistill_ros.nodes.participant import Participant
 from actdistill_ros.nodes.stopping import STOP
 
@@ -47,7 +48,8 @@ class Holder:
             return False
         answered = threading.Event()
         while not answered.is_set() and (left_s := until - time.monotonic()) > 0.0:
-            self._client.call_async(Trigger.Request()).add_done_callback(lambda _: answered.set())
+            with delivery.survived(self._node.get_logger()):
+                self._client.call_async(Trigger.Request()).add_done_callback(lambda _: answered.set())
             answered.wait(min(_AGAIN_S, left_s))
         return answered.is_set()
 

@@ -34,5 +34,5 @@ class Homing:
         return response
 
     def _go(self) -> str:
-        way = np.abs(self._home_rad - self._loop.state(keep_events=True).feedback.position_rad).max()
+        way = np.abs(self._home_rad - self._loop.state().feedback.position_rad).max()
         return self._loop.follow(Trajectory(self._home_rad[None], np.array([max(LEAST_S, way / SPEED_RAD_S)])))

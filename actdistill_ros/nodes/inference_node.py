@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import sys
 import time
-from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +20,7 @@ from actdistill_ros.contract.observation import Observation
 from actdistill_ros.control.step_gate import StepGate
 from actdistill_ros.control.task import Phase, Task, TaskRefused, TaskReport, blame, timeout
 from actdistill_ros.msg import ActionChunk, ArmState, Routing
-from actdistill_ros.nodes import lifecycle, qos
+from actdistill_ros.nodes import delivery, lifecycle, qos
 from actdistill_ros.nodes.arm_messages import chunk_message
 from actdistill_ros.nodes.image_messages import to_rgb
 from actdistill_ros.nodes.inference_settings import SETTINGS
@@ -33,19 +31,10 @@ from actdistill_ros.nodes.stopping import POLICY_STOP
 from actdistill_ros.nodes.task_server import TaskServer
 from actdistill_ros.policy import loading
 from actdistill_ros.policy.runtime import StepResult
-from actdistill_ros.policy.threads import use_threads, worker
+from actdistill_ros.policy.threads import Step, use_threads, worker
 from actdistill_ros.srv import SetMode
 
 _WATCH_S = 0.05
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step of the policy in the worker; task: the number of the task it is for."""
-
-    task: int
-    observation: Observation
-    result: Future
 
 
 class InferenceNode(LifecycleNode):
@@ -138,10 +127,11 @@ class InferenceNode(LifecycleNode):
         if self._task.phase is Phase.IDLE:
             return
         self._gate.stop()
-        if self._task.phase is not Phase.WAITING:
-            self._hold()
-        self.get_logger().info(f"task ended: {reason}")
+        moved = self._task.phase is not Phase.WAITING
         self._server.ended(self._task.end(reason))
+        self.get_logger().info(f"task ended: {reason}")
+        if moved:
+            self._hold()
 
     def report(self) -> TaskReport:
         return self._task.report()
@@ -191,7 +181,8 @@ class InferenceNode(LifecycleNode):
     def _hold(self) -> None:
         """Ask the arm to hold; the driver knows whether it still follows the policy or somebody came between."""
         self._task.holding()
-        self._stop.call_async(Trigger.Request()).add_done_callback(lambda _: self._task.held())
+        with delivery.survived(self.get_logger()):  # unheard it rests as well, when the chunk is done
+            self._stop.call_async(Trigger.Request()).add_done_callback(lambda _: self._task.held())
 
     # -- steps
     def _on_image(self, name: str, message: Image) -> None:
@@ -230,14 +221,13 @@ class InferenceNode(LifecycleNode):
             self._send(step.result.result(), step.observation)
 
     def _send(self, result: StepResult, observation: Observation) -> None:
+        self._gate.sent(result.chunk.stamp_s)  # before: a chunk that the middleware refused counts as one that was lost
         self._chunks.publish(chunk_message(result.chunk))
-        self._gate.sent(result.chunk.stamp_s)
         self._task.stepped()
         latency_ms = {**result.latency_ms, "capture_to_chunk": (time.time() - observation.stamp_s) * 1e3}
         routing = routing_message(observation.stamp_s, result.gates, result.executed, result.budget, latency_ms)
         self._routing.publish(routing)
-        step_ms, reason = result.latency_ms["step"], self._gate.report.reason
-        self._server.stepped(self._task.report(), routing.compute_share, step_ms, reason)
+        self._server.stepped(self._task.report(), routing.compute_share, latency_ms["step"], self._gate.report.reason)
 
 
 def main(args: list[str] | None = None) -> int:

@@ -17,6 +17,7 @@ from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 
 from actdistill_ros.leave import leave
+from actdistill_ros.nodes import delivery
 
 _STOP_S = 0.6
 """How long the executor, and then its thread, may take to end after a signal before the process ends without them."""
@@ -115,7 +116,7 @@ def says_why(callback: Callable) -> Callable:
 def _spin(executor, node: LifecycleNode, stop: _Stop, begin: Callable[[LifecycleNode], None]) -> None:
     try:
         begin(node)
-        executor.spin()
+        delivery.spin(executor, node.get_logger(), lambda: stop.asked)
     except ExternalShutdownException:
         pass
     except Exception as error:

@@ -10,6 +10,8 @@ from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
+from actdistill_ros.nodes import delivery
+
 _END_S = 1.0
 
 
@@ -41,7 +43,7 @@ class Participant:
 
     def _spin(self) -> None:
         try:
-            self.executor.spin()
+            delivery.spin(self.executor, self.node.get_logger(), lambda: self._closing)
         except ExternalShutdownException:
             pass
         except Exception:

@@ -15,7 +15,7 @@ from std_msgs.msg import Bool, Float32
 
 from actdistill_ros.control import settings
 from actdistill_ros.msg import ArmState
-from actdistill_ros.nodes import lifecycle, qos
+from actdistill_ros.nodes import delivery, lifecycle, qos
 from actdistill_ros.nodes.operator_topics import BASE, DEADMAN, GRIPPER, TOOL, TWIST
 from actdistill_ros.nodes.parameters import Setting, declare, value
 from actdistill_ros.nodes.policy_messages import pose_of
@@ -125,7 +125,8 @@ class TeleopNode(LifecycleNode):
             destroy(part)
         session.close()
         if self.context.ok():
-            self._deadman.publish(Bool(data=False))
+            with delivery.survived(self.get_logger()):
+                self._deadman.publish(Bool(data=False))
 
     def _on_parameters(self, changes) -> SetParametersResult:
         for change in changes:
@@ -149,10 +150,10 @@ class TeleopNode(LifecycleNode):
         output = self._session.step(time.time())
         for note in output.notes:
             self.get_logger().warning(note)
-        self._say(output)
-        if output.stop:
+        if output.stop:  # first: what the middleware refuses ends the callback
             self.get_logger().error("emergency stop", throttle_duration_sec=1.0)
             self._set_mode.call_async(SetMode.Request(mode=ArmState.ESTOP)).add_done_callback(self._on_stopped)
+        self._say(output)
 
     def _say(self, output: Output) -> None:
         if output.deadman is not None:

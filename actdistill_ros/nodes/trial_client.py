@@ -15,6 +15,7 @@ from sensor_msgs.msg import Image
 
 from actdistill_ros.action import ExecuteTask
 from actdistill_ros.msg import ArmState
+from actdistill_ros.nodes import delivery
 from actdistill_ros.nodes.image_messages import to_rgb
 from actdistill_ros.nodes.participant import Participant
 from actdistill_ros.nodes.qos import NEWEST_IMAGE
@@ -23,6 +24,7 @@ from actdistill_ros.trials.protocol import Ended, TrialsError
 
 ANSWER_S = 10.0
 RETRY_S = 1.0
+_TRIES = 3
 
 
 class TrialClient:
@@ -65,7 +67,7 @@ class TrialClient:
         again."""
         greeting = CancelGoal.Request()
         greeting.goal_info.goal_id.uuid = np.frombuffer(uuid.uuid4().bytes, np.uint8)
-        while not _answered(self._greetings.call_async(greeting), RETRY_S):
+        while not _answered(self._send(self._greetings.call_async, greeting), RETRY_S):
             alive()
             if time.monotonic() > until:
                 raise TrialsError("execute_task is there and does not answer; is inference_node overloaded or stopped?")
@@ -74,11 +76,11 @@ class TrialClient:
         self._goal, self._result, self._progress = None, None, (0, 0.0)
         goal = ExecuteTask.Goal(instruction=instruction, timeout_s=float(timeout_s))
         # In the executor: rclpy's own registration of a goal loses an answer that comes while it is made elsewhere.
-        sent = self._participant.executor.create_task(self._tasks.send_goal_async, goal, self._on_feedback)
+        sent = self._participant.executor.create_task(self._send, self._tasks.send_goal_async, goal, self._on_feedback)
         handle = self._answer(self._answer(sent, "execute_task"), "execute_task")
         if not handle.accepted:
             raise TrialsError(f"execute_task refused “{instruction}”; inference_node says why in the graph's log.")
-        self._goal, self._result = handle, handle.get_result_async()
+        self._goal, self._result = handle, self._send(handle.get_result_async)
 
     def ended(self) -> Ended | None:
         if self._result is None or not self._result.done():
@@ -90,7 +92,7 @@ class TrialClient:
 
     def cancel(self) -> None:
         if self._goal is not None and self._result is not None and not self._result.done():
-            self._goal.cancel_goal_async()
+            self._send(self._goal.cancel_goal_async)
 
     def progress(self) -> tuple[int, float]:
         return self._progress
@@ -98,7 +100,7 @@ class TrialClient:
     def let_go(self) -> None:
         """The arm goes limp (idle), so that it may be moved. Raises TrialsError if the driver refuses."""
         for _ in range(int(ANSWER_S / RETRY_S)):  # asking twice does no harm, a lost answer would end the trials
-            future = self._modes.call_async(SetMode.Request(mode=ArmState.IDLE))
+            future = self._send(self._modes.call_async, SetMode.Request(mode=ArmState.IDLE))
             if _answered(future, RETRY_S):
                 break
         answer = self._answer(future, "arm/set_mode")
@@ -114,6 +116,13 @@ class TrialClient:
 
     def close(self) -> None:
         self._participant.close(self._tasks.destroy)
+
+    def _send(self, call: Callable, *arguments):
+        """What the call returns, a future; again if the middleware refuses to carry it. Raises TrialsError."""
+        for _ in range(_TRIES):
+            with delivery.survived(self._node.get_logger()):
+                return call(*arguments)
+        raise TrialsError("the middleware refuses every request; is this machine out of memory?")
 
     def _answer(self, future, who: str):
         if not _answered(future, ANSWER_S):

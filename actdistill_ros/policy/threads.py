@@ -1,13 +1,24 @@
-"""What a policy may have of the processor: its threads, and who goes first."""
+"""What a policy may have of the processor: its threads, who goes first, and the step that runs there."""
 
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import torch
 
 from actdistill_ros import priority
+from actdistill_ros.contract.observation import Observation
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the policy in the worker; task: the number of the task it is for."""
+
+    task: int
+    observation: Observation
+    result: Future
 
 
 def use_threads(threads: int) -> int:
