@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 from actdistill_ros.msg import ArmState
-from arm_parts import action
 from deaf_parts import KEEP_ALL, Deaf
 from rclpy.lifecycle import TransitionCallbackReturn
 from ros_rig import ros  # noqa: F401
