@@ -88,6 +88,25 @@ def test_a_motor_is_missed_after_its_timeout_and_not_before(silent_s, fault):
     assert wire.run(silent_s).faults == fault
 
 
+def test_nobody_was_silent_while_whoever_listens_was_away():
+    wire = Wire().run(1.0)
+    wire.now_s += 0.3
+    wire.monitor.returned(wire.now_s)
+    assert wire.faults == {}
+    wire.mute = {"joint3"}
+    assert wire.run(0.11).faults == {"joint3": "no answer"}
+
+
+def test_a_listener_who_is_away_again_and_again_misses_a_motor_in_the_end():
+    wire = Wire().run(1.0)
+    wire.mute = {"joint3"}
+    for _ in range(9):
+        wire.run(0.05).monitor.returned(wire.now_s)
+        assert wire.faults == {}
+    wire.run(0.06).monitor.returned(wire.now_s)
+    assert wire.faults == {"joint3": "no answer"}
+
+
 def test_a_motor_that_was_away_and_is_back_owes_nothing():
     wire = Wire().run(0.1)
     wire.mute = {"joint4"}

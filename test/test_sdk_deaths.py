@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from sdk_parts import Bus, bus, fault_of, held, kill, living, until  # noqa: F401
+from sdk_parts import SDK, Bus, bus, fault_of, held, kill, living, until  # noqa: F401
 
 from actdistill_ros.control.modes import Mode
 
@@ -58,6 +58,36 @@ def test_an_sdk_process_that_hangs_is_killed_and_the_motors_damp(held):
     fault_of(loop, "ERROR: the vendor SDK got stuck and commanded nothing for", Mode.DAMPING)
     until(bus.damped, "damping frames")
     until(lambda: not Path(f"/proc/{stuck}").exists(), "the end of the SDK process")
+
+
+def stopped(bus: Bus) -> dict[str, int]:
+    """Guard and SDK process stand still for longer than an SDK may be silent, and shorter than a guard may be."""
+    processes = bus.processes()
+    for pid in processes.values():
+        kill(pid, signal.SIGSTOP)
+    time.sleep(SDK.silence_timeout_s + 0.05)
+    return processes
+
+
+def test_a_machine_that_stops_for_a_moment_does_not_take_the_power_from_the_arm(held):
+    bus, loop = held
+    processes = stopped(bus)
+    kill(processes["guard"], signal.SIGCONT)
+    time.sleep(0.03)  # it looks first, the SDK speaks later
+    kill(processes["sdk_child"], signal.SIGCONT)
+    until(lambda: not loop.state().driver.faults, "feedback")
+    time.sleep(2 * SDK.silence_timeout_s)
+    state = loop.state().driver
+    assert (state.mode, state.faults) == (Mode.HOLD, ()) and bus.processes() == processes and bus.stiff()
+
+
+def test_an_sdk_that_got_stuck_while_the_guard_was_away_is_killed_and_the_motors_damp(held):
+    bus, loop = held
+    processes = stopped(bus)
+    kill(processes["guard"], signal.SIGCONT)
+    fault_of(loop, "ERROR: the vendor SDK got stuck and commanded nothing for", Mode.DAMPING)
+    until(bus.damped, "damping frames")
+    until(lambda: not Path(f"/proc/{processes['sdk_child']}").exists(), "the end of the SDK process")
 
 
 def test_a_guard_that_is_killed_is_named_and_the_motors_damp(held):

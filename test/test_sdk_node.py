@@ -11,9 +11,10 @@ import sys
 import time
 
 import pytest
-from arm_parts import HOME_Q, action, chunk
+from arm_parts import HOME_Q, action, chunk, settings_file
 from ros_rig import ros  # noqa: F401
 from sdk_parts import Bus, until
+from test_arm_driver_node import PATIENT
 
 from actdistill_ros.msg import ActionChunk, ArmState
 from actdistill_ros.nodes import qos
@@ -38,7 +39,8 @@ class Node:
 
     def __init__(self, ros, bus: Bus) -> None:  # noqa: F811
         words = [sys.executable, "-m", "actdistill_ros.nodes.arm_driver_node", "--ros-args"]
-        for name, text in {"hardware": "sdk_sim", "sim_endpoint": str(bus.folder)}.items():
+        config = str(settings_file(bus.folder, **PATIENT))
+        for name, text in {"hardware": "sdk_sim", "sim_endpoint": str(bus.folder), "config": config}.items():
             words += ["-p", f"{name}:={text}"]
         environment = {**os.environ, "ROS_DOMAIN_ID": str(ros.domain_id)}
         self.process = subprocess.Popen(words, env=environment, start_new_session=True)

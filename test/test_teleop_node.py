@@ -133,9 +133,9 @@ def test_a_teleop_node_that_is_killed_leaves_the_arm_in_hold(robot, line):
     node = teleop(robot, source="keyboard", terminal=line.path)
     line.says = b"a"
     robot.until(in_teleop, "teleop")
-    robot.ros.executor.remove_node(node)  # it does nothing any more, as if it had been killed
+    robot.ros.run(robot.ros.executor.remove_node, node)  # it does nothing any more, as if it had been killed
     robot.until_held("teleop silent for")
-    assert robot.stands_still()
+    robot.ros.until(robot.stands_still, "rest, once what was on its way has come")
 
 
 def test_a_serial_dead_man_lets_a_twist_of_others_through_and_unplugging_it_is_an_emergency_stop(robot, line, motors):

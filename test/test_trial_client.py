@@ -123,7 +123,7 @@ def test_a_graph_that_does_not_come_up_is_named(client):
 
 def test_a_graph_that_is_seen_but_does_not_answer_is_waited_for_before_any_task_is_sent(ros, graph, client):  # noqa: F811
     client.wait(10.0, lambda: None)
-    ros.executor.remove_node(graph.node)
+    ros.run(ros.executor.remove_node, graph.node)
     with pytest.raises(TrialsError, match="execute_task is there and does not answer"):
         client.wait(1.0, lambda: None)
     ros.spin(graph.node)

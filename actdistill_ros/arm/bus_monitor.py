@@ -66,7 +66,7 @@ class BusMonitor:
         self._settings, self.motors = settings, MODELS[settings.model]
         self.tracks = [Track() for _ in self.motors]
         self._index = {motor.id: index for index, motor in enumerate(self.motors)}
-        self._forgiven_s = NEVER
+        self._forgiven_s = self._returned_s = NEVER
         self.commanded_s = NEVER
         self.foreign: int | None = None
         self.error: int | None = None
@@ -120,6 +120,16 @@ class BusMonitor:
         elif identifier & ERROR_RESTARTED:
             self.link_fault = ""
 
+    def returned(self, now_s: float) -> None:
+        """Whoever listens was away until now, as all are when a machine stops for a moment."""
+        self._returned_s = now_s
+
+    def silent_s(self, heard_s: float, now_s: float) -> float:
+        """How long nobody was heard by a listener who was there. Away or not, after `heartbeat_timeout_s` all counts: one
+        who is away again and again must not wait for ever."""
+        silent_s = now_s - heard_s
+        return silent_s if silent_s > self._settings.heartbeat_timeout_s else min(silent_s, now_s - self._returned_s)
+
     def answers(self) -> list[Answer | None]:
         """The newest answer of each motor; None if it never answered."""
         return [
@@ -172,7 +182,7 @@ class BusMonitor:
 
     def _fault(self, index: int, answer: Answer | None, now_s: float) -> str:
         settings, motor, track = self._settings, self.motors[index], self.tracks[index]
-        if answer is None or now_s - track.answered_s > settings.answer_timeout_s:
+        if answer is None or self.silent_s(track.answered_s, now_s) > settings.answer_timeout_s:
             return "no answer"
         if words := fault_words(motor, answer.fault):
             return words

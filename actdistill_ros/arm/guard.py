@@ -31,6 +31,7 @@ from actdistill_ros.arm.probe import probe
 from actdistill_ros.arm.sdk_settings import SdkSettings
 
 PERIOD_S = 0.005
+AWAY_S = 0.03  # a guard that ticks again only after this was away, and with it perhaps everybody else
 PAUSE_S = 0.0002  # left to others in every period, however much is heard
 REST_S = 0.2
 OFF_S, UNPOWERED_S = 0.1, 0.1
@@ -127,13 +128,15 @@ class Guard:
 
     def run(self) -> str:
         """Until the driver left and the motors damp; in words, which of those that had power did not acknowledge it."""
-        due = time.monotonic()
+        due = ticked_s = time.monotonic()
         while not self._over():
             for key, _ in self._selector.select(max(0.0, due - time.monotonic())):
                 key.data()
             now = time.monotonic()
             if now >= due:
-                due = now + PERIOD_S
+                if now - ticked_s > AWAY_S:
+                    self._monitor.returned(now)
+                due, ticked_s = now + PERIOD_S, now
                 self._tick(now)
                 time.sleep(PAUSE_S)
         return self._damper.doubt(self._bus.name) if self._powered else ""
@@ -242,7 +245,7 @@ class Guard:
                 self._fail(self._stuck("while it came up"))
             elif now - self._begin_s > settings.connect_timeout_s:
                 self._fail(f"the vendor SDK did not come up within {settings.connect_timeout_s} s")
-        elif now - monitor.commanded_s > settings.silence_timeout_s:
+        elif monitor.silent_s(monitor.commanded_s, now) > settings.silence_timeout_s:
             self._silent(now)
         elif now - monitor.commanded_s > SAID_S and any(map(_gives_up, self._lines)):
             self._fail(self._stuck("when it gave up"))
