@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -111,8 +112,15 @@ def test_cleanup_lets_go_of_the_cameras_and_configure_takes_them_again(ros, vide
     assert autostart(node)
 
 
+def stop(process: subprocess.Popen) -> None:
+    process.send_signal(signal.SIGSTOP)
+    while Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_process_with_zero_and_no_traceback(video, number):
+@pytest.mark.parametrize("asleep", [False, True], ids=["awake", "asleep"])
+def test_a_signal_ends_the_process_with_zero_and_no_traceback(video, number, asleep):
     words = "cameras:=[front] backend:=file front.width:=0 front.height:=0".split() + [f"front.path:={video}"]
     command = [sys.executable, "-m", "actdistill_ros.nodes.camera_node", "--ros-args"]
     command += [part for word in words for part in ("-p", word)]
@@ -121,7 +129,10 @@ def test_a_signal_ends_the_process_with_zero_and_no_traceback(video, number):
     try:
         line = process.stdout.readline()
         assert "camera front: 64 × 48 from file" in line
+        if asleep:  # as by Ctrl-Z: when it goes on, any of its threads may get the signal
+            stop(process)
         process.send_signal(number)
+        process.send_signal(signal.SIGCONT)
         rest, _ = process.communicate(timeout=5)
         assert process.returncode == 0 and "Traceback" not in rest
     finally:

@@ -37,7 +37,7 @@ REST_S = 0.2
 OFF_S, UNPOWERED_S = 0.1, 0.1
 GONE_S = 0.08  # how soon an adapter that is gone is noticed once an SDK that spins because of it was killed
 SAID_S = 0.02  # an SDK that said it gives up and commands nothing for so long has
-FIRST_S = 1.5  # a connecting SDK that has begun to talk is ready, or stuck, after this
+FIRST_S = 2.5  # a connecting SDK that has begun to talk is ready, or said why not (1.2 s), or is stuck after this
 WORDS = 6  # last lines of the SDK that may explain its end
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import threading
 import traceback
 from collections.abc import Callable
-from queue import SimpleQueue
+from contextlib import suppress
 from typing import NoReturn
 
 import rclpy
@@ -67,19 +68,26 @@ def _run(node_class: type[LifecycleNode], args: list[str] | None, begin: Callabl
 
 
 class _Stop:
-    """The wish to end, from a signal or a thread. An Event's lock may be held by the very thread that the signal
-    interrupts, which would then wait for ever."""
+    """The wish to end, from a signal or a thread; made in the main thread.
+
+    It is waited for on a pipe: a lock may be held by the very thread that the signal interrupts, and none wakes up
+    where the kernel gives the signal to another thread, as it does after Ctrl-Z or a suspended machine.
+    """
 
     def __init__(self) -> None:
         self.asked = self.crashed = False
-        self._wake: SimpleQueue[None] = SimpleQueue()
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
 
     def set(self) -> None:
         self.asked = True
-        self._wake.put(None)
+        with suppress(BlockingIOError):  # full of wishes
+            os.write(self._writer, b"\0")
 
     def wait(self) -> None:
-        self._wake.get()
+        os.read(self._reader, 1)
+        self.asked = True
 
 
 def autostart(node: LifecycleNode) -> bool:
