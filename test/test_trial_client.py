@@ -8,6 +8,7 @@ from sensor_msgs.msg import Image
 
 from actdistill_ros.action import ExecuteTask
 from actdistill_ros.msg import ArmState
+from actdistill_ros.nodes import delivery
 from actdistill_ros.nodes.image_messages import image_message
 from actdistill_ros.nodes.qos import IMAGES
 from actdistill_ros.nodes.trial_client import TrialClient
@@ -130,6 +131,36 @@ def test_a_graph_that_is_seen_but_does_not_answer_is_waited_for_before_any_task_
     client.wait(10.0, lambda: None)
     client.start("pick up the red block", 10.0)
     assert len(ros.until(lambda: graph.goals, "the goal")) == 1
+
+
+def refused(call, times: int):
+    """The call, which the middleware refuses so many times first."""
+    left = [delivery.Refused("Failed to send request")] * times
+
+    def refusing(*arguments):
+        if left:
+            raise left.pop()
+        return call(*arguments)
+
+    return refusing
+
+
+def test_what_the_middleware_refuses_once_is_asked_again(ros, graph, client, monkeypatch):  # noqa: F811
+    client.wait(10.0, lambda: None)
+    for service, name in ((client._tasks, "send_goal_async"), (client._modes, "call_async")):
+        monkeypatch.setattr(service, name, refused(getattr(service, name), 1))
+    client.start("pick up the red block", 10.0)
+    client.let_go()
+    assert len(graph.goals) == 1 and graph.modes == [ArmState.IDLE]
+
+
+def test_a_middleware_that_refuses_every_request_is_named_and_the_client_lives_on(graph, client, monkeypatch):
+    client.wait(10.0, lambda: None)
+    monkeypatch.setattr(client._tasks, "send_goal_async", refused(client._tasks.send_goal_async, 3))
+    with pytest.raises(TrialsError, match="the middleware refuses every request"):
+        client.start("pick up the red block", 10.0)
+    client.start("pick up the red block", 10.0)
+    assert len(graph.goals) == 1
 
 
 def test_the_overlay_is_shown_as_soon_as_there_is_one(ros, client):  # noqa: F811

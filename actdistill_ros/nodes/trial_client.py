@@ -75,9 +75,7 @@ class TrialClient:
     def start(self, instruction: str, timeout_s: float) -> None:
         self._goal, self._result, self._progress = None, None, (0, 0.0)
         goal = ExecuteTask.Goal(instruction=instruction, timeout_s=float(timeout_s))
-        # In the executor: rclpy's own registration of a goal loses an answer that comes while it is made elsewhere.
-        sent = self._participant.executor.create_task(self._send, self._tasks.send_goal_async, goal, self._on_feedback)
-        handle = self._answer(self._answer(sent, "execute_task"), "execute_task")
+        handle = self._answer(self._send(self._ask_for, goal), "execute_task")
         if not handle.accepted:
             raise TrialsError(f"execute_task refused “{instruction}”; inference_node says why in the graph's log.")
         self._goal, self._result = handle, self._send(handle.get_result_async)
@@ -116,6 +114,11 @@ class TrialClient:
 
     def close(self) -> None:
         self._participant.close(self._tasks.destroy)
+
+    def _ask_for(self, goal: ExecuteTask.Goal):
+        """In the executor: rclpy's own registration of a goal loses an answer that comes while it is made elsewhere."""
+        sent = self._participant.executor.create_task(self._tasks.send_goal_async, goal, self._on_feedback)
+        return self._answer(sent, "execute_task")
 
     def _send(self, call: Callable, *arguments):
         """What the call returns, a future; again if the middleware refuses to carry it. Raises TrialsError."""
